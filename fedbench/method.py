@@ -1,0 +1,225 @@
+"""The method contract. `Method` is FedAvg; every method inherits from it alone and overrides what differs.
+
+The harness owns sampling, batching, seeds, schedules, byte counting, evaluation, checkpoints and logging. A method
+owns what is trained, the loss, what crosses the wire and how it is combined. An instance holds hyperparameters and
+nothing else: what lasts between rounds lives in ``client.state`` and ``server.state``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_type_hints
+
+from pydantic import TypeAdapter, ValidationError
+
+from fedbench.errors import MethodError, SpecError, unknown
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from torch import Tensor
+
+    from fedbench.client import Batch, Client
+    from fedbench.federation import Federation
+    from fedbench.server import Server
+
+    Params = dict[str, Tensor]
+    Predictor = Mapping[str, Tensor] | Callable[[Tensor], Tensor]
+    """What is evaluated: the parameters of the task's model, or any map from inputs to logits."""
+
+
+@dataclass(frozen=True)
+class Limit:
+    """An identity that a method claims: at these hyperparameters it equals another one.
+
+    Parameters
+    ----------
+    at : mapping of str to value
+        Hyperparameters of the method that declares the limit.
+    equals : str
+        Name of the method it then equals.
+    exact : bool
+        Bit for bit; otherwise up to rounding.
+    """
+
+    at: Mapping[str, Any]
+    equals: str
+    exact: bool = True
+
+
+@dataclass(frozen=True)
+class Download:
+    """What one client is sent: the shared part of a model, and anything else by name. All of it is counted."""
+
+    params: Mapping[str, Tensor]
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+    def __getitem__(self, name: str) -> Any:  # noqa: ANN401 - tensors, mappings of tensors, numbers
+        return self.extra[name]
+
+
+@dataclass(frozen=True)
+class Upload:
+    """What one client sends back. Made by `Client.upload`; all of it is counted.
+
+    Parameters
+    ----------
+    client : int
+        Who sent it.
+    n : int
+        Training samples of that client.
+    params : mapping of str to tensor
+        The shared part of its model.
+    extra : mapping of str to tensor, mapping of tensors, or number
+        Whatever else the method sends.
+    """
+
+    client: int
+    n: int
+    params: Mapping[str, Tensor]
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+    def __getitem__(self, name: str) -> Any:  # noqa: ANN401 - tensors, mappings of tensors, numbers
+        return self.extra[name]
+
+
+def simplex(values: Iterable[float]) -> list[float]:
+    """Scale non-negative values to sum to one.
+
+    Raises
+    ------
+    MethodError
+        A value is negative, infinite or NaN, or all are zero.
+
+    Examples
+    --------
+    >>> simplex([1, 3])
+    [0.25, 0.75]
+    """
+    numbers = [float(value) for value in values]
+    total = math.fsum(numbers)
+    if not all(math.isfinite(number) and number >= 0 for number in numbers) or not total > 0:
+        raise MethodError(f"weights must be finite, not negative and not all zero, got {numbers}")
+    return [number / total for number in numbers]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Method:
+    """FedAvg, and the base of every method.
+
+    Class attributes
+    ----------------
+    version : int
+        Bumped by any change that can change a score.
+    family : {"global", "personalised", "reference"}
+        One global model, a model a client, or a reference point: shown beside the board and never ranked.
+    limits : tuple of Limit
+        Declared identities, each tested.
+    """
+
+    version: ClassVar[int] = 1
+    family: ClassVar[Literal["global", "personalised", "reference"]] = "global"
+    limits: ClassVar[tuple[Limit, ...]] = ()
+
+    def __post_init__(self) -> None:
+        for name, (adapter, _) in _hyperparameters(type(self)).items():
+            given = getattr(self, name)
+            try:
+                object.__setattr__(self, name, adapter.validate_python(given))
+            except ValidationError as error:
+                raise SpecError(
+                    f"{type(self).__name__}.{name}: {error.errors()[0]['msg'].lower()}, got {given!r}"
+                ) from None
+
+    @classmethod
+    def configure(cls, name: str, values: Mapping[str, Any]) -> Method:
+        """Return the method with hyperparameters given by name, as text or as values.
+
+        Raises
+        ------
+        SpecError
+            A hyperparameter is unknown, of the wrong type or out of range.
+        """
+        known = _hyperparameters(cls)
+        for key in values:
+            if key not in known:
+                raise unknown(f"hyperparameter of {name}", key, known)
+        return cls(**values)
+
+    @classmethod
+    def defaults(cls) -> dict[str, Any]:
+        """Return each hyperparameter's default value."""
+        return {name: default for name, (_, default) in _hyperparameters(cls).items()}
+
+    def hyperparameters(self) -> dict[str, Any]:
+        """Return the resolved hyperparameters, as they are hashed and logged."""
+        return dataclasses.asdict(self)
+
+    # --- who trains on what -------------------------------------------------------------------------------------
+
+    def arrange(self, federation: Federation) -> Federation:
+        """Return who trains on what; only a reference point changes it."""
+        return federation
+
+    def shared(self, name: str) -> bool:
+        """Say whether the tensor of this name crosses the wire; the others stay with their client."""
+        return True
+
+    # --- client -------------------------------------------------------------------------------------------------
+
+    def init_client(self, client: Client) -> None:
+        """Fill ``client.state`` at the client's first visit."""
+
+    def client_update(self, client: Client) -> Upload:
+        """Run the paper's client procedure and return what the client sends."""
+        return client.upload(client.fit(client.params, self.loss).params)
+
+    def loss(self, client: Client, batch: Batch) -> Tensor:
+        """Return the scalar objective on one batch of one client."""
+        return batch.mean(batch.task_loss(batch.logits))
+
+    def personal(self, client: Client) -> Predictor | None:
+        """Return what the client would deploy: from its state and the newest download, on copies only."""
+        return client.params
+
+    # --- server -------------------------------------------------------------------------------------------------
+
+    def init_server(self, server: Server) -> None:
+        """Fill ``server.state`` before the first round."""
+
+    def broadcast(self, server: Server, client_id: int) -> Download:
+        """Return what this client is sent."""
+        return server.download()
+
+    def weights(self, server: Server, uploads: Sequence[Upload]) -> list[float]:
+        """Return a weight for each upload; they sum to one and are recorded."""
+        return simplex(upload.n for upload in uploads)
+
+    def server_update(self, server: Server, uploads: Sequence[Upload], weights: Sequence[float]) -> None:
+        """Make the next global model from the uploads, which come in the order of client ids."""
+        server.params = server.average(uploads, weights)
+
+    def predictor(self, server: Server) -> Predictor | None:
+        """Return the global model, or None where the method has none."""
+        return server.params
+
+    # --- counted traffic outside the normal round ---------------------------------------------------------------
+
+    def query(self, server: Server) -> Sequence[int]:
+        """Return the clients asked for a report before this round (``server.round``); after the last, round T."""
+        return ()
+
+    def report(self, client: Client) -> Upload:
+        """Return what a queried client reports."""
+        raise MethodError(f"{type(self).__name__} queries clients but defines no report()")
+
+    def receive(self, server: Server, reports: Sequence[Upload]) -> None:
+        """Take in the reports."""
+
+
+def _hyperparameters(cls: type[Method]) -> dict[str, tuple[TypeAdapter[Any], Any]]:
+    hints = get_type_hints(cls, include_extras=True)
+    return {item.name: (TypeAdapter(hints[item.name]), item.default) for item in dataclasses.fields(cls)}

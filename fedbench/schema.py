@@ -1,0 +1,126 @@
+"""The layout of a record. Files are described in `fedbench.records`; names are stable once published."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+SCHEMA_VERSION = 1
+RUN = "run.json"
+ROUNDS = "rounds.parquet"
+CLIENTS = "clients.parquet"
+PREDICTIONS = "predictions.npz"
+MANIFEST = "manifest.json"
+FAILURE = "failure.json"
+WEIGHTS = "weights.safetensors"
+
+FILES = (RUN, ROUNDS, CLIENTS, PREDICTIONS)
+"""The files of every record; the manifest, written last, is the mark that a record is whole."""
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+
+class SeedIds(_Part):
+    """Fingerprints of the task's draws; two cells are paired where all four are equal."""
+
+    partition: str
+    init: str
+    schedule: str
+    order: str
+
+
+class Environment(_Part):
+    """Where a cell ran; no part of its identity."""
+
+    python: str
+    packages: dict[str, str]
+    platform: str
+    processor: str
+    cores: int
+    threads: int
+    device: str
+    commit: str | None
+
+
+class ModelInfo(_Part):
+    """The task's model: parameters, bytes, and FLOPs of one sample's forward pass."""
+
+    name: str
+    parameters: int
+    bytes: int
+    flops: int
+
+
+class RunInfo(_Part):
+    """``run.json``: what was run, where, and what it cost.
+
+    ``identity`` is `fedbench.cell.Cell.identity`; ``hash`` is taken over it. ``cards`` holds the texts of task and
+    method. ``models`` says which of the three models the method has. ``seconds`` and ``environment`` are no part of
+    the digest, all the rest is.
+    """
+
+    schema_version: int
+    fedbench: str
+    identity: dict[str, Any]
+    hash: str
+    seed: int
+    label: str
+    cards: dict[str, str]
+    classes: tuple[str, ...]
+    primary: str
+    seed_ids: SeedIds
+    model: ModelInfo
+    models: tuple[Literal["global", "local", "personal"], ...]
+    bytes_up: int
+    bytes_down: int
+    train_samples: int
+    forward_samples: int
+    environment: Environment
+    started: str
+    seconds: dict[str, float]
+
+
+class Manifest(_Part):
+    """``manifest.json``: SHA-256 of each file, and the digest over the contents that must not depend on timing."""
+
+    schema_version: int
+    files: dict[str, str]
+    digest: str
+
+
+class Failure(_Part):
+    """``failure.json``: why a cell has no record."""
+
+    reason: str
+    traceback: str
+    at: str
+
+
+class PlannedCell(_Part):
+    """A cell that a suite asks for, and why it was skipped, if it was."""
+
+    task: str
+    method: str
+    label: str
+    family: Literal["global", "personalised", "reference"]
+    hash: str
+    seed: int
+    skipped: str | None = None
+
+    @property
+    def path(self) -> str:
+        """Where its record stands below the results folder."""
+        return f"{self.task}/{self.method}/{self.hash}/seed-{self.seed}"
+
+
+class Plan(_Part):
+    """``plans/<suite>.json`` in a results folder: what a board has to show, present or not."""
+
+    schema_version: int
+    suite: str
+    title: str
+    track: Literal["faithful", "robust"]
+    cells: tuple[PlannedCell, ...]
