@@ -57,7 +57,7 @@ class Download:
     params: Mapping[str, Tensor]
     extra: Mapping[str, Any] = field(default_factory=dict)
 
-    def __getitem__(self, name: str) -> Any:  # noqa: ANN401 - tensors, mappings of tensors, numbers
+    def __getitem__(self, name: str) -> Any:
         return self.extra[name]
 
 
@@ -82,7 +82,7 @@ class Upload:
     params: Mapping[str, Tensor]
     extra: Mapping[str, Any] = field(default_factory=dict)
 
-    def __getitem__(self, name: str) -> Any:  # noqa: ANN401 - tensors, mappings of tensors, numbers
+    def __getitem__(self, name: str) -> Any:
         return self.extra[name]
 
 
@@ -118,11 +118,14 @@ class Method:
         One global model, a model a client, or a reference point: shown beside the board and never ranked.
     limits : tuple of Limit
         Declared identities, each tested.
+    bibtex : str
+        How to cite it; empty for what has no paper.
     """
 
     version: ClassVar[int] = 1
     family: ClassVar[Literal["global", "personalised", "reference"]] = "global"
     limits: ClassVar[tuple[Limit, ...]] = ()
+    bibtex: ClassVar[str] = ""
 
     def __post_init__(self) -> None:
         for name, (adapter, _) in _hyperparameters(type(self)).items():

@@ -39,6 +39,7 @@ from fedbench.schema import (
     WEIGHTS,
     Failure,
     Manifest,
+    Plan,
     RunInfo,
 )
 
@@ -99,7 +100,9 @@ class Record:
         manifest = _parse(Manifest, folder / MANIFEST)
         for name in FILES:
             if name not in manifest.files:
-                raise RecordError(f"{folder / MANIFEST} does not list {name}; delete the folder and run the cell again.")
+                raise RecordError(
+                    f"{folder / MANIFEST} does not list {name}; delete the folder and run the cell again."
+                )
         for name, expected in manifest.files.items():
             path = folder / Path(name).name
             if not path.is_file():
@@ -221,9 +224,7 @@ def write(
     return Record.open(folder)
 
 
-def content_digest(
-    info: RunInfo, rounds: Mapping[str, Any], clients: Mapping[str, Any], arrays: Arrays
-) -> str:
+def content_digest(info: RunInfo, rounds: Mapping[str, Any], clients: Mapping[str, Any], arrays: Arrays) -> str:
     """Return SHA-256 over what a cell computed: names, dtypes, shapes and bytes, but no seconds and no machine.
 
     Equal digests mean equal bits: it is what tests of resume, of repeats and of worker counts compare.
@@ -242,6 +243,17 @@ def content_digest(
         digest.update(f"{name}{array.dtype.str}{array.shape}".encode())
         digest.update(np.ascontiguousarray(array).tobytes())
     return digest.hexdigest()
+
+
+def read_plan(path: Path) -> Plan:
+    """Read what a suite asked for.
+
+    Raises
+    ------
+    RecordError
+        The file is missing, damaged or of a newer schema.
+    """
+    return _parse(Plan, path)
 
 
 def write_failure(folder: Path, failure: Failure) -> None:

@@ -57,7 +57,7 @@ class Registry:
         point = self.points().get(name)
         return _distribution(point) if point is not None else "this process"
 
-    def get(self, name: str) -> Any:  # noqa: ANN401 - a task object or a method class, the callers know which
+    def get(self, name: str) -> Any:
         """Load and return one plug-in.
 
         Raises
@@ -89,9 +89,7 @@ class Registry:
             The name is taken.
         """
         if name in self._loaded or name in self.points():
-            raise PluginError(
-                f"{self.what} {name!r} already exists (from {self.origin(name)}); choose another name."
-            )
+            raise PluginError(f"{self.what} {name!r} already exists (from {self.origin(name)}); choose another name.")
         self._loaded[name] = value
 
     def forget(self, name: str) -> None:

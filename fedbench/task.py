@@ -29,6 +29,9 @@ class Spec(BaseModel):
         except ValidationError as error:
             raise SpecError(_explain(type(self).__name__, error)) from None
 
+    def __hash__(self) -> int:
+        return hash((type(self).__name__, self.model_dump_json()))
+
     def resolved(self) -> dict[str, Any]:
         """Return all values as plain JSON types, with the class where several could stand."""
         return self.model_dump(mode="json")
@@ -113,9 +116,7 @@ class Partitioner(Spec, abc.ABC):
     """How training samples are dealt to clients; a plug-in may bring a subclass of its own."""
 
     @abc.abstractmethod
-    def split(
-        self, targets: Indices, sites: Indices | None, n_classes: int, rng: np.random.Generator
-    ) -> list[Indices]:
+    def split(self, targets: Indices, sites: Indices | None, n_classes: int, rng: np.random.Generator) -> list[Indices]:
         """Return for each client the positions of its samples in ``targets``: a disjoint cover.
 
         Raises

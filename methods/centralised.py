@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from fedbench import Limit, Method
+from fedbench import Method
 
 if TYPE_CHECKING:
     from fedbench import Federation

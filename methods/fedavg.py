@@ -18,3 +18,13 @@ class FedAvg(Method):
 
     Cost: one model down and one up (plus n_k, 8 bytes) a sampled client and round; no state, no extra pass.
     """
+
+    bibtex = r"""
+@inproceedings{mcmahan2017communication,
+  title     = {Communication-Efficient Learning of Deep Networks from Decentralized Data},
+  author    = {McMahan, Brendan and Moore, Eider and Ramage, Daniel and Hampson, Seth and Ag{\"u}era y Arcas, Blaise},
+  booktitle = {Artificial Intelligence and Statistics (AISTATS)},
+  year      = {2017},
+  eprint    = {1602.05629}
+}
+"""

@@ -55,6 +55,16 @@ class FedKPer(Method):
         Limit(at={"distil": False, "weighting": False}, equals="fedavg"),
         Limit(at={"lambda_max": 0.0, "weighting": False}, equals="fedavg"),
     )
+    bibtex = """
+@inproceedings{fowler2026fedkper,
+  title     = {{FedKPer}: Tackling Generalization and Personalization in Medical Federated Learning via Knowledge
+               Personalization},
+  author    = {Fowler, Z. and AlRegib, G.},
+  booktitle = {IEEE International Conference on Image Processing (ICIP)},
+  year      = {2026},
+  eprint    = {2605.00698}
+}
+"""
 
     def loss(self, client: Client, batch: Batch) -> Tensor:
         loss = super().loss(client, batch)

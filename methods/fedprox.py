@@ -38,6 +38,16 @@ class FedProx(Method):
     mu: Annotated[float, Ge(0)] = 1.0
 
     limits = (Limit(at={"mu": 0.0}, equals="fedavg"),)
+    bibtex = """
+@inproceedings{li2020federated,
+  title     = {Federated Optimization in Heterogeneous Networks},
+  author    = {Li, Tian and Sahu, Anit Kumar and Zaheer, Manzil and Sanjabi, Maziar and Talwalkar, Ameet and
+               Smith, Virginia},
+  booktitle = {Machine Learning and Systems (MLSys)},
+  year      = {2020},
+  eprint    = {1812.06127}
+}
+"""
 
     def loss(self, client: Client, batch: Batch) -> Tensor:
         loss = super().loss(client, batch)

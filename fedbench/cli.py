@@ -1,0 +1,431 @@
+"""The command line. Every verb has a function in `fedbench.verbs`; here is only what is printed."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from fedbench import __version__
+from fedbench.errors import FedBenchError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from fedbench.executors import Event
+    from fedbench.verbs import CellState, Selection
+
+COMPLETE, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="fedbench")
+def cli() -> None:
+    r"""Federated learning on medical images: run methods on tasks, keep records, render boards.
+
+    \b
+    fedbench ls tasks                       what there is
+    fedbench run --all                      every cell of the suite "quick"
+    fedbench run --suite paper-local --task blood --method fedkper --seed 1
+    fedbench status                         what is done, missing, failed
+
+    Exit status: 0 complete, 1 something failed or was skipped, 2 bad usage.
+    """
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line and exit with its status."""
+    try:
+        status = cli.main(arguments, standalone_mode=False)
+    except click.exceptions.Abort:
+        status = _stop("interrupted; finished cells are whole, the others go on from their checkpoints.", INTERRUPTED)
+    except click.ClickException as error:
+        error.show()
+        status = USAGE
+    except FedBenchError as error:
+        status = _stop(str(error), USAGE)
+    except BrokenPipeError:
+        sys.stderr.close()  # the reader of our output is gone, and that is its right
+        status = COMPLETE
+    sys.exit(status or COMPLETE)
+
+
+def _stop(message: str, status: int) -> int:
+    click.echo(f"fedbench: {message}", err=True)
+    return status
+
+
+def _console() -> Console:
+    from rich.console import Console
+
+    return Console(highlight=False)
+
+
+def _table(rows: Sequence[dict[str, str]]) -> None:
+    """Print rows as a table that folds, and never cuts, in a narrow window."""
+    from rich.markup import escape
+    from rich.table import Table
+
+    if not rows:
+        click.echo("nothing to list")
+        return
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for index, column in enumerate(columns):
+        table.add_column(column, overflow="fold", no_wrap=index == 0)
+    for row in rows:
+        table.add_row(*(escape(row.get(column, "")) for column in columns))
+    _console().print(table)
+
+
+# --- looking ----------------------------------------------------------------------------------------------------------
+
+
+@cli.command()
+@click.argument("what", metavar="tasks|methods|suites|metrics")
+def ls(what: str) -> None:
+    """List tasks, methods, suites or metrics."""
+    from fedbench import verbs
+
+    _table(verbs.ls(what))
+
+
+@cli.command()
+@click.argument("name")
+def show(name: str) -> None:
+    """Print the card of a task, method, suite or metric."""
+    from fedbench import verbs
+
+    what, card = verbs.show(name)
+    click.echo(f"{name} ({what})\n\n{card}")
+
+
+@cli.command()
+@click.argument("methods", nargs=-1, required=True, metavar="METHOD...")
+def cite(methods: tuple[str, ...]) -> None:
+    """Print BibTeX for methods."""
+    from fedbench import verbs
+
+    click.echo(verbs.cite(methods))
+
+
+# --- running ----------------------------------------------------------------------------------------------------------
+
+_results = click.option(
+    "--out", "results", type=click.Path(path_type=Path), default=Path("results"), show_default=True,
+    help="Folder for records.",
+)  # fmt: skip
+_reports = click.option(
+    "--reports", type=click.Path(path_type=Path), default=Path("reports"), show_default=True,
+    help="Folder for boards.",
+)  # fmt: skip
+_data_dir = click.option(
+    "--data-dir", type=click.Path(path_type=Path), help="Look for data here first, then in $FEDBENCH_DATA."
+)
+
+
+def _selection(command: Callable[..., Any]) -> Callable[..., Any]:
+    for option in (
+        click.option("--set", "settings", multiple=True, metavar="METHOD.NAME=VALUE", help="Set a hyperparameter."),
+        click.option("--task-file", "task_files", multiple=True, type=click.Path(path_type=Path),
+                     help="A task over your own data (TOML)."),
+        click.option("--seed", "seeds", multiple=True, type=int, help="Only this seed; may be repeated."),
+        click.option("--method", "methods", multiple=True, help="Only this method; may be repeated."),
+        click.option("--task", "tasks", multiple=True, help="Only this task; may be repeated."),
+        click.option("--suite", default="quick", show_default=True, help="Name of a suite, or a TOML file."),
+    ):  # fmt: skip
+        command = option(command)
+    return command
+
+
+def _select(
+    suite: str,
+    tasks: tuple[str, ...],
+    methods: tuple[str, ...],
+    seeds: tuple[int, ...],
+    settings: tuple[str, ...],
+    task_files: tuple[Path, ...],
+) -> Selection:
+    from fedbench.verbs import Selection
+
+    overrides: dict[str, dict[str, Any]] = {}
+    for setting in settings:
+        target, equals, value = setting.partition("=")
+        method, dot, name = target.partition(".")
+        if not (equals and dot and method and name):
+            raise click.UsageError(f"--set {setting}: write it as METHOD.NAME=VALUE, such as fedprox.mu=0.1")
+        overrides.setdefault(method, {})[name] = value
+    return Selection(suite, tasks, methods, seeds, overrides, task_files)
+
+
+@cli.command()
+@click.option("--all", "everything", is_flag=True, help="Every cell of the suite.")
+@_selection
+@click.option("--jobs", type=int, help="Worker processes; as many as cores if not given.")
+@_results
+@_reports
+@_data_dir
+@click.option("--keep-weights", is_flag=True, help="Keep final models beside each record.")
+@click.option("--checkpoint-seconds", type=click.FloatRange(min=0), default=20.0, show_default=True,
+              help="Least time between two checkpoints of a cell.")  # fmt: skip
+@click.option("--dry-run", is_flag=True, help="List the cells with their state and an estimate of time; run nothing.")
+def run(
+    everything: bool,
+    jobs: int | None,
+    results: Path,
+    reports: Path,
+    data_dir: Path | None,
+    keep_weights: bool,
+    checkpoint_seconds: float,
+    dry_run: bool,
+    **chosen: Any,
+) -> int:
+    """Run what is missing of a suite, or of the cells chosen, and render its board."""
+    from fedbench import verbs
+
+    narrowed = any(chosen[key] for key in ("tasks", "methods", "seeds", "task_files"))
+    if not everything and not narrowed:
+        raise click.UsageError("say what to run: --all for every cell of the suite, or --task, --method, --seed.")
+    selection = _select(**chosen)
+    if dry_run:
+        return _print_states(verbs.status(selection, results, data_dir), jobs, every=True)
+    console = _console()
+    with _progress(console, jobs) as progress:
+        summary = verbs.run(
+            selection,
+            results,
+            reports=reports,
+            jobs=jobs,
+            data_dir=data_dir,
+            keep_weights=keep_weights,
+            checkpoint_seconds=checkpoint_seconds,
+            begin=progress.begin,
+            watch=progress.event,
+        )
+    _print_board(console, summary.suite, results)
+    return _close(console, summary)
+
+
+def _close(console: Console, summary: Any) -> int:
+    counts = {state: summary.count(state) for state in ("done", "failed", "skipped")}
+    console.print(
+        f"{counts['done']} of {len(summary.cells)} cells done ({summary.ran} run now), "
+        f"{counts['failed']} failed, {counts['skipped']} skipped."
+    )
+    reasons = dict.fromkeys(
+        (item.cell.task.name if item.state == "skipped" else str(item.cell), item.state, item.reason)
+        for item in summary.cells
+        if item.state in ("failed", "skipped")
+    )
+    for what, state, reason in reasons:
+        console.print(f"  {what}: {state}: {reason}", markup=False, soft_wrap=True)
+    for page in summary.pages:
+        console.print(f"wrote {page}", markup=False, soft_wrap=True)
+    return COMPLETE if counts["done"] == len(summary.cells) else FAILED
+
+
+@cli.command()
+@_selection
+@_results
+@_data_dir
+def status(results: Path, data_dir: Path | None, **chosen: Any) -> int:
+    """Say what is done, missing, failed or skipped."""
+    from fedbench import verbs
+
+    return _print_states(verbs.status(_select(**chosen), results, data_dir), None, every=False)
+
+
+def _print_states(states: Sequence[CellState], jobs: int | None, *, every: bool) -> int:
+    import os
+
+    shown = [item for item in states if every or item.state != "done"]
+    if shown:
+        _table(
+            [
+                {
+                    "cell": str(item.cell),
+                    "state": item.state,
+                    "estimate": _duration(item.seconds) if item.seconds else "",
+                    "reason": item.reason,
+                }
+                for item in shown
+            ]
+        )
+    counts = {state: sum(item.state == state for item in states) for state in dict.fromkeys(i.state for i in states)}
+    workers = max(1, min(jobs or os.cpu_count() or 1, len(states)))
+    left = sum(item.seconds for item in states) / workers
+    click.echo(
+        f"{len(states)} cells: " + ", ".join(f"{count} {state}" for state, count in counts.items())
+        + (f"; about {_duration(left)} on {workers} workers (rough)" if left else "")
+    )  # fmt: skip
+    return COMPLETE if not left and "skipped" not in counts else FAILED if not every else COMPLETE
+
+
+@cli.command()
+@click.option("--suite", default="quick", show_default=True, help="Name of the suite.")
+@_results
+@_reports
+def report(suite: str, results: Path, reports: Path) -> None:
+    """Render a suite's board from its records."""
+    from fedbench import verbs
+
+    pages = verbs.report(suite, results, reports)
+    _print_board(_console(), suite, results)
+    for page in pages:
+        click.echo(f"wrote {page}")
+
+
+def _print_board(console: Console, suite: str, results: Path) -> None:
+    from fedbench import leaderboard
+
+    leaderboard.terminal(leaderboard.load_board(results, suite), console)
+
+
+# --- data -------------------------------------------------------------------------------------------------------------
+
+
+@cli.group()
+def data() -> None:
+    """List, download and check data files."""
+
+
+@data.command("ls")
+@_data_dir
+def data_ls(data_dir: Path | None) -> None:
+    """Say which tasks have their data on this machine, and where."""
+    from fedbench import verbs
+
+    _table(verbs.data_ls(data_dir))
+
+
+@data.command("fetch")
+@click.argument("tasks", nargs=-1, required=True, metavar="TASK...")
+@_data_dir
+def data_fetch(tasks: tuple[str, ...], data_dir: Path | None) -> int:
+    """Download what tasks need and is not here."""
+    from fedbench import verbs
+
+    result = COMPLETE
+    for task in tasks:
+        try:
+            for path in verbs.data_fetch([task], data_dir)[task]:
+                click.echo(f"{task}: {path}")
+        except FedBenchError as error:
+            result = _stop(str(error), FAILED)
+    return result
+
+
+@data.command("verify")
+@click.argument("tasks", nargs=-1, metavar="[TASK...]")
+@_data_dir
+def data_verify(tasks: tuple[str, ...], data_dir: Path | None) -> int:
+    """Read and check data files: MD5, keys, types, shapes, labels."""
+    from fedbench import verbs
+
+    rows = verbs.data_verify(tasks, data_dir)
+    _table(rows)
+    return FAILED if any(row["state"] == "damaged" for row in rows) else COMPLETE
+
+
+# --- progress ---------------------------------------------------------------------------------------------------------
+
+
+class _Lines:
+    """Progress where nobody watches: one line a finished cell."""
+
+    def __init__(self, console: Console, jobs: int | None) -> None:
+        self.console, self.started = console, time.monotonic()
+        self.costs: dict[Any, float] = {}
+        self.left: dict[Any, float] = {}
+
+    def begin(self, states: Sequence[CellState]) -> None:
+        self.costs = {item.cell: item.seconds for item in states if item.seconds}
+        self.left = dict(self.costs)
+        done = sum(item.state == "done" for item in states)
+        self.console.print(f"{len(states)} cells: {done} done, {len(self.costs)} to run")
+
+    def event(self, event: Event, states: Sequence[CellState]) -> None:
+        self.note(event)
+        if event.state != "running":
+            self.console.print(self.line(event), markup=False, soft_wrap=True)
+
+    def note(self, event: Event) -> None:
+        share = 1 - event.round / event.rounds if event.state == "running" and event.rounds else 0.0
+        self.left[event.cell] = self.costs[event.cell] * share
+
+    def line(self, event: Event) -> str:
+        finished = sum(left == 0 for left in self.left.values())
+        detail = event.reason or f"digest {event.digest[:12]}"
+        return f"[{finished}/{len(self.costs)}] {event.cell} {event.state}, {detail}{self.remaining()}"
+
+    def remaining(self) -> str:
+        """Return the time left, from the share of the estimated work that is done."""
+        left, everything = sum(self.left.values()), sum(self.costs.values())
+        spent = time.monotonic() - self.started
+        done = everything - left
+        return f", {_duration(spent * left / done)} left" if left and done > 0.02 * everything else ""
+
+
+class _Live(_Lines):
+    """Progress in a terminal: a bar over all, and one for each running cell."""
+
+    def __init__(self, console: Console, jobs: int | None) -> None:
+        super().__init__(console, jobs)
+        from rich.progress import BarColumn, Progress, TextColumn
+
+        self.bars = Progress(
+            TextColumn("{task.description}", markup=False),
+            BarColumn(bar_width=24),
+            TextColumn("{task.fields[detail]}", markup=False),
+            console=console,
+            transient=True,
+        )
+        self.rows: dict[Any, Any] = {}
+
+    def begin(self, states: Sequence[CellState]) -> None:
+        super().begin(states)
+        if self.costs:
+            self.bars.start()
+            self.total = self.bars.add_task("all cells", total=sum(self.costs.values()), detail="")
+
+    def event(self, event: Event, states: Sequence[CellState]) -> None:
+        self.note(event)
+        if event.state == "running":
+            if event.cell not in self.rows:
+                self.rows[event.cell] = self.bars.add_task(str(event.cell), total=event.rounds, detail="")
+            detail = f"round {event.round}/{event.rounds}"
+            self.bars.update(self.rows[event.cell], completed=event.round, detail=detail)
+        else:
+            if event.cell in self.rows:
+                self.bars.remove_task(self.rows.pop(event.cell))
+            if event.state == "failed":
+                self.bars.console.print(self.line(event), markup=False, soft_wrap=True)
+        done = sum(self.costs.values()) - sum(self.left.values())
+        finished = sum(left == 0 for left in self.left.values())
+        detail = f"{finished}/{len(self.costs)}{self.remaining()}"
+        self.bars.update(self.total, completed=done, detail=detail)
+
+
+@contextmanager
+def _progress(console: Console, jobs: int | None) -> Iterator[_Lines]:
+    progress = _Live(console, jobs) if console.is_terminal else _Lines(console, jobs)
+    try:
+        yield progress
+    finally:
+        if isinstance(progress, _Live):
+            progress.bars.stop()
+
+
+def _duration(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {seconds:02d} s" if minutes else f"{seconds} s"
+
+
+if __name__ == "__main__":
+    main()

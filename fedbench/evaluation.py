@@ -1,0 +1,99 @@
+"""Evaluation: each sample passes each model once, and all metrics share the result."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from fedbench.federation import Federation
+from fedbench.kinds import Kind
+from fedbench.models import Model
+from fedbench.task import Indices
+
+if TYPE_CHECKING:
+    from fedbench.method import Predictor
+
+Packed = npt.NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class GlobalResult:
+    """What one global model gives.
+
+    Parameters
+    ----------
+    predictions : uint8 array (N,)
+        On the global test set.
+    correct, validation, clients : bool arrays (N,), (V,), (M,)
+        On the global test set, the validation set, and all clients' local test sets.
+    logits : tensor (N, C)
+        On the global test set.
+    """
+
+    predictions: npt.NDArray[np.uint8]
+    correct: npt.NDArray[np.bool_]
+    validation: npt.NDArray[np.bool_]
+    clients: npt.NDArray[np.bool_]
+    logits: Tensor
+
+
+class Evaluator:
+    """Evaluates predictors on the held-out samples of a federation.
+
+    Parameters
+    ----------
+    inputs, targets : tensors
+        All samples of the data set.
+    federation : Federation
+        Who is tested on what.
+    model, kind
+        The task's.
+    batch : int
+        Samples a forward pass.
+    """
+
+    def __init__(
+        self, inputs: Tensor, targets: Tensor, federation: Federation, model: Model, kind: Kind, batch: int
+    ) -> None:
+        self._model, self._kind, self._batch = model, kind, batch
+        clients = np.concatenate(federation.tests)
+        ids = np.unique(np.concatenate([federation.global_test, federation.validation, clients]))
+        self._test = np.searchsorted(ids, federation.global_test)
+        self._validation = np.searchsorted(ids, federation.validation)
+        self._clients = np.searchsorted(ids, clients)
+        self._inputs, self._targets = inputs[ids], targets[ids]
+        self.offsets = np.cumsum([0, *(len(test) for test in federation.tests)])
+
+    def everywhere(self, predictor: Predictor) -> GlobalResult:
+        """Evaluate a global model on every held-out sample, each once."""
+        logits = self._logits(predictor, self._inputs)
+        right = self._right(logits, self._targets)
+        test = logits[self._test]
+        return GlobalResult(
+            predictions=self._kind.predict(test).numpy().astype(np.uint8),
+            correct=right[self._test],
+            validation=right[self._validation],
+            clients=right[self._clients],
+            logits=test,
+        )
+
+    def on_client(self, predictor: Predictor, client: int) -> npt.NDArray[np.bool_]:
+        """Evaluate a local or personal model on the client's own local test set."""
+        where: Indices = self._clients[self.offsets[client] : self.offsets[client + 1]]
+        return self._right(self._logits(predictor, self._inputs[where]), self._targets[where])
+
+    def _right(self, logits: Tensor, targets: Tensor) -> npt.NDArray[np.bool_]:
+        return self._kind.score(logits, targets).numpy() == 1
+
+    def _logits(self, predictor: Predictor, inputs: Tensor) -> Tensor:
+        with torch.no_grad():
+            return torch.cat([self._apply(predictor, x) for x in inputs.split(self._batch)])
+
+    def _apply(self, predictor: Predictor, x: Tensor) -> Tensor:
+        return self._model(predictor, x).logits if isinstance(predictor, Mapping) else predictor(x)

@@ -1,0 +1,208 @@
+"""A federation: who trains on which samples, who is tested on which, and who takes part when."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from fedbench.errors import PartitionError
+from fedbench.seeds import Streams, fingerprint
+from fedbench.task import Dataset, Indices, Task, Track
+
+ROBUST_TEST = 50
+"""Fewest images of a client's test set on the robust track."""
+
+
+@dataclass(frozen=True, eq=False)
+class Federation:
+    """The split and the schedule of one cell. All ids are rows of the data set.
+
+    Parameters
+    ----------
+    train : tuple of int64 arrays
+        Training samples of each client that trains.
+    tests : tuple of int64 arrays
+        Local test samples of each client of the task.
+    global_test, validation : int64 arrays
+        The global test set, and the validation set, which may be empty.
+    schedule : tuple of int64 arrays
+        For each round the ids of the sampled clients, ascending.
+    passes : tuple of int64 arrays
+        For each round and sampled client the samples of its local training: epochs times training samples.
+    pool : bool
+        Whether one client holds everything (see `pooled`), so that trainers are not the clients that are tested.
+    """
+
+    train: tuple[Indices, ...]
+    tests: tuple[Indices, ...]
+    global_test: Indices
+    validation: Indices
+    schedule: tuple[Indices, ...]
+    passes: tuple[Indices, ...]
+    pool: bool = False
+
+    def pooled(self) -> Federation:
+        """Return the same federation with one trainer that holds all training data and takes part in every round.
+
+        It makes as many sample passes a round as the clients sampled in that round would make together.
+        """
+        return replace(
+            self,
+            train=(np.sort(np.concatenate(self.train)),),
+            schedule=tuple(np.zeros(1, dtype=np.int64) for _ in self.schedule),
+            passes=tuple(passes.sum(keepdims=True) for passes in self.passes),
+            pool=True,
+        )
+
+    def partition_id(self) -> str:
+        """Fingerprint of the split."""
+        return fingerprint([*self.train, *self.tests, self.global_test, self.validation])
+
+    def schedule_id(self) -> str:
+        """Fingerprint of who takes part when."""
+        return fingerprint(self.schedule)
+
+
+def federate(task: Task, data: Dataset, track: Track, seed: int) -> Federation:
+    """Split a data set over clients and draw the schedule.
+
+    On the faithful track one partition serves all seeds, local tests are cut from the client's own training samples,
+    and the schedule of round t is drawn from a generator seeded with t alone, as the FedKPer code does. On the robust
+    track all three are drawn anew with each seed, and local tests come from the official test split.
+
+    Data without an official test split (hospitals) is cut the same way on both tracks: a stratified share of each
+    client's samples is its test set, and the union of these is the global test set.
+
+    Parameters
+    ----------
+    task : Task
+        Partitioner and protocol.
+    data : Dataset
+        Samples.
+    track : {"faithful", "robust"}
+        What a seed redraws.
+    seed : int
+        Base seed.
+
+    Raises
+    ------
+    PartitionError
+        The split cannot be made; the message has the numbers and a mend.
+    """
+    streams = Streams(seed if track == "robust" else 0)
+    sites = None if data.sites is None else data.sites[data.train]
+    parts = task.partitioner.split(data.targets[data.train], sites, task.n_classes, streams.rng("partition"))
+    owned = [data.train[part] for part in parts]
+    tests: list[Indices] = []
+    for client, ids in enumerate(owned):
+        rng = streams.rng("local test", client=client)
+        labels = data.targets[ids]
+        if len(data.test) == 0:
+            chosen = ids[stratified(labels, task.protocol.local_test, rng)]
+        elif track == "faithful":
+            chosen = ids[balanced(labels, task.protocol.local_test, rng)]
+        else:
+            size = max(ROBUST_TEST, round(task.protocol.local_test * len(ids)))
+            chosen = data.test[matching(labels, data.targets[data.test], size, task.n_classes, rng)]
+        if len(chosen) == 0 or len(np.setdiff1d(ids, chosen)) == 0:
+            raise PartitionError(
+                f"client {client} of {task.name} has {len(ids)} samples: too few for a training set and a local test set "
+                f"of {task.protocol.local_test:.0%}; use fewer clients or a larger min_size."
+            )
+        tests.append(np.sort(chosen))
+    train = tuple(np.sort(np.setdiff1d(ids, test)) for ids, test in zip(owned, tests, strict=True))
+    schedule = _schedule(len(train), task, track, seed)
+    return Federation(
+        train=train,
+        tests=tuple(tests),
+        global_test=data.test if len(data.test) else np.sort(np.concatenate(tests)),
+        validation=data.validation,
+        schedule=schedule,
+        passes=tuple(task.protocol.local_epochs * np.array([len(train[k]) for k in ids]) for ids in schedule),
+    )
+
+
+def balanced(labels: Indices, share: float, rng: np.random.Generator) -> Indices:
+    """Return positions of a local test set that is nearly balanced over the classes a client has.
+
+    Source: the FedKPer code. With m samples and u classes the quota a class is floor(floor(share m) / u); a class
+    smaller than its quota gives floor(share of it); if nothing was drawn, floor(share m) samples at random.
+    """
+    classes = np.unique(labels)
+    quota = int(share * len(labels)) // len(classes)
+    drawn = []
+    for label in classes:
+        members = np.flatnonzero(labels == label)
+        size = quota if quota <= len(members) else int(share * len(members))
+        drawn.append(rng.choice(members, size, replace=False))
+    chosen = np.concatenate(drawn)
+    return chosen if len(chosen) else rng.choice(len(labels), int(share * len(labels)), replace=False)
+
+
+def stratified(labels: Indices, share: float, rng: np.random.Generator) -> Indices:
+    """Return positions of a test set with a share of each class, rounded by largest remainder."""
+    classes, counts = np.unique(labels, return_counts=True)
+    sizes = apportion(counts.astype(float), round(share * len(labels)), counts)
+    return np.concatenate(
+        [
+            rng.choice(np.flatnonzero(labels == label), size, replace=False)
+            for label, size in zip(classes, sizes, strict=True)
+        ]
+    )
+
+
+def matching(labels: Indices, pool: Indices, size: int, n_classes: int, rng: np.random.Generator) -> Indices:
+    """Return positions in a pool of test labels, drawn without replacement with the label mix of ``labels``.
+
+    The set is made smaller where the pool has too few of a class, but not smaller than `ROBUST_TEST`.
+
+    Raises
+    ------
+    PartitionError
+        The pool cannot give `ROBUST_TEST` samples in this mix.
+    """
+    mix = np.bincount(labels, minlength=n_classes) / len(labels)
+    available = np.bincount(pool, minlength=n_classes)
+    present = mix > 0
+    feasible = int(np.floor((available[present] / mix[present]).min() + 1e-9))
+    if feasible < ROBUST_TEST:
+        scarce = int(np.flatnonzero(present)[(available[present] / mix[present]).argmin()])
+        raise PartitionError(
+            f"class {scarce} is {mix[scarce]:.0%} of a client's labels but has {available[scarce]} test samples: too few "
+            f"for a test set of {ROBUST_TEST} in that mix; use a larger alpha, or the faithful track."
+        )
+    sizes = apportion(mix, min(size, feasible), available)
+    return np.concatenate(
+        [rng.choice(np.flatnonzero(pool == label), count, replace=False) for label, count in enumerate(sizes) if count]
+    )
+
+
+def apportion(weights: np.ndarray, total: int, limits: np.ndarray) -> Indices:
+    """Share out ``total`` in proportion to weights by largest remainder, no share above its limit.
+
+    Examples
+    --------
+    >>> apportion(np.array([2.0, 1.0, 1.0]), 6, np.array([9, 9, 9])).tolist()
+    [3, 2, 1]
+    """
+    exact = weights / weights.sum() * total
+    sizes = np.minimum(np.floor(exact + 1e-9).astype(np.int64), limits)
+    order = np.argsort(-(exact - sizes), kind="stable")
+    for index in order:
+        if sizes.sum() < total and sizes[index] < limits[index] and weights[index] > 0:
+            sizes[index] += 1
+    return sizes
+
+
+def _schedule(n_clients: int, task: Task, track: Track, seed: int) -> tuple[Indices, ...]:
+    size = task.protocol.sampled(n_clients)
+    drawn = []
+    for t in range(task.protocol.rounds):
+        if track == "faithful":
+            # The legacy generator is the one whose stream the FedKPer code draws from after seeding it with t.
+            ids = np.random.RandomState(t).choice(n_clients, size, replace=False)
+        else:
+            ids = Streams(seed).rng("schedule", round=t).choice(n_clients, size, replace=False)
+        drawn.append(np.sort(ids).astype(np.int64))
+    return tuple(drawn)

@@ -1,0 +1,70 @@
+"""What server code sees: the global model, its own state, and uploads. No sample, no client's data."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fedbench.method import Download, Upload
+from fedbench.models import Params
+from fedbench.seeds import Streams
+
+
+@dataclass
+class Server:
+    """The server of one run, handed to a method's server procedures.
+
+    Parameters
+    ----------
+    params : dict of str to tensor
+        The global model. Replace it, do not change its tensors in place.
+    initial : mapping of str to tensor
+        The common start.
+    n_clients : int
+        Clients of the federation (K).
+    round, rounds : int
+        Current round, counted from 0, and all (T).
+    shared : callable
+        Says which tensors cross the wire.
+    streams : Streams
+        Source of `rng`.
+    state : dict
+        What lasts between rounds: tensors, dicts of tensors, numbers, by name. Replace, do not change in place.
+    """
+
+    params: Params
+    initial: Mapping[str, Tensor]
+    n_clients: int
+    rounds: int
+    shared: Callable[[str], bool]
+    streams: Streams
+    round: int = 0
+    state: dict[str, Any] = field(default_factory=dict)
+
+    def download(self, **extra: Any) -> Download:
+        """Return the shared part of the global model, with anything else by name."""
+        return Download({k: v for k, v in self.params.items() if self.shared(k)}, extra)
+
+    def average(self, uploads: Sequence[Upload], weights: Sequence[float]) -> Params:
+        """Return the global model with its shared tensors replaced by the weighted mean of the uploads'.
+
+        Sums run in float64 and in the order of the uploads, so that rounding does not depend on their number.
+        """
+        mean = {
+            name: sum(
+                weight * upload.params[name].to(torch.float64) for weight, upload in zip(weights, uploads, strict=True)
+            ).to(tensor.dtype)
+            for name, tensor in self.params.items()
+            if self.shared(name)
+        }
+        return {**self.params, **mean}
+
+    def rng(self, name: str, client: int | None = None) -> np.random.Generator:
+        """Return a method's own stream for this round, or for this round and client."""
+        depends = {} if client is None else {"client": client}
+        return self.streams.rng(f"method/{name}", round=self.round, **depends)

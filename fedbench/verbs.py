@@ -1,0 +1,442 @@
+"""What the command line does, as functions that return values."""
+
+from __future__ import annotations
+
+import inspect
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fedbench import records, registry
+from fedbench.cell import Cell, Suite, load_suite, suite_names
+from fedbench.errors import DataError, DataMissingError, FedBenchError, SpecError, unknown
+from fedbench.executors import Event, Options, run_cells
+from fedbench.metrics import METRICS
+from fedbench.schema import SCHEMA_VERSION, Plan, PlannedCell
+from fedbench.task import Task
+from fedbench.taskfile import load_task_file
+
+RESULTS, REPORTS = Path("results"), Path("reports")
+SUITE = "quick"
+
+
+@dataclass(frozen=True)
+class CellState:
+    """A cell of a selection and where it stands.
+
+    Parameters
+    ----------
+    cell : Cell
+        Which cell.
+    state : {"done", "missing", "failed", "corrupt", "skipped"}
+        ``corrupt``: there is a record, but its files are not what its manifest says.
+    reason : str
+        Why, for the last three.
+    seconds : float
+        Estimated seconds of one core, for a cell that is still to be run.
+    """
+
+    cell: Cell
+    state: str
+    reason: str = ""
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Which cells of a suite are meant.
+
+    Parameters
+    ----------
+    suite : str
+        Name of a suite, or path of a TOML file.
+    tasks, methods, seeds : sequences
+        Only these; all of the suite, where empty.
+    overrides : mapping of method name to hyperparameters
+        Hyperparameters that differ from the suite's.
+    task_files : sequence of paths
+        Tasks over a user's own data; they replace the suite's tasks.
+    """
+
+    suite: str = SUITE
+    tasks: Sequence[str] = ()
+    methods: Sequence[str] = ()
+    seeds: Sequence[int] = ()
+    overrides: Mapping[str, Mapping[str, Any]] | None = None
+    task_files: Sequence[Path] = ()
+
+    def load(self) -> tuple[Suite, list[Cell]]:
+        """Return the suite and the chosen cells.
+
+        Raises
+        ------
+        SpecError
+            A name, a seed or a hyperparameter is wrong.
+        """
+        suite = load_suite(self.suite)
+        own = [load_task_file(path) for path in self.task_files]
+        for task in own:
+            registry.tasks.forget(task.name)
+            registry.tasks.add(task.name, task)
+        if own and not self.tasks:  # a board of its own, with the suite's methods and seeds
+            names = tuple(task.name for task in own)
+            suite = suite.model_copy(update={"name": names[0], "title": own[0].title, "tasks": names})
+        overrides = {name: dict(values) for name, values in (self.overrides or {}).items()}
+        tasks = [*self.tasks, *(task.name for task in own)]
+        return suite, suite.cells(tasks, self.methods, self.seeds, overrides)
+
+
+@dataclass(frozen=True)
+class RunSummary:
+    """What a run did.
+
+    Parameters
+    ----------
+    suite : str
+        Name of the suite.
+    cells : tuple of CellState
+        Every selected cell and where it stands now.
+    ran : int
+        Cells that were run this time.
+    pages : tuple of Path
+        What was rendered.
+    """
+
+    suite: str
+    cells: tuple[CellState, ...]
+    ran: int
+    pages: tuple[Path, ...]
+
+    def count(self, state: str) -> int:
+        """Return how many cells are in a state."""
+        return sum(item.state == state for item in self.cells)
+
+
+def ls(what: str) -> list[dict[str, str]]:
+    """Return a row of facts for each task, method, suite or metric.
+
+    A plug-in that cannot be imported has a row with the reason, and hides nothing else.
+
+    Raises
+    ------
+    SpecError
+        ``what`` is none of the four.
+    """
+    if what == "suites":
+        suites = (load_suite(name) for name in suite_names())
+        return [
+            {
+                "name": suite.name,
+                "track": suite.track,
+                "tasks": ", ".join(suite.tasks),
+                "methods": ", ".join(suite.methods),
+                "seeds": str(len(suite.seeds)),
+            }
+            for suite in suites
+        ]
+    if what == "metrics":
+        return [
+            {"name": m.name, "unit": m.unit, "better": m.direction, "model": m.model or "", "title": m.title}
+            for m in METRICS.values()
+        ]
+    if what == "tasks":
+        return [_described(registry.tasks, name, _task_row) for name in registry.tasks.names()]
+    if what == "methods":
+        return [_described(registry.methods, name, _method_row) for name in registry.methods.names()]
+    raise unknown("list", what, ("tasks", "methods", "suites", "metrics"))
+
+
+def _described(group: registry.Registry, name: str, row: Callable[[Any], dict[str, str]]) -> dict[str, str]:
+    try:
+        return {"name": name, **row(group.get(name)), "from": group.origin(name)}
+    except FedBenchError as error:
+        return {"name": name, "title": f"broken: {error}", "from": group.origin(name)}
+
+
+def _task_row(task: Task) -> dict[str, str]:
+    return {
+        "clients": _clients(task),
+        "classes": str(task.n_classes),
+        "rounds": str(task.protocol.rounds),
+        "data": task.data.license,
+        "title": task.title,
+    }
+
+
+def _clients(task: Task) -> str:
+    return str(getattr(task.partitioner, "clients", "by site"))
+
+
+def _method_row(method: Any) -> dict[str, str]:
+    defaults = ", ".join(f"{key}={value}" for key, value in method.defaults().items())
+    return {"family": method.family, "defaults": defaults, "title": first_line(method)}
+
+
+def first_line(method: type) -> str:
+    """Return the first line of what a method's file says of itself."""
+    text = inspect.getmodule(method).__doc__ or method.__doc__ or ""  # type: ignore[union-attr]
+    return text.strip().splitlines()[0] if text.strip() else ""
+
+
+def show(name: str) -> tuple[str, str]:
+    """Return what something is (``"task"``, ``"method"``, ``"suite"`` or ``"metric"``) and its card as text.
+
+    Raises
+    ------
+    SpecError
+        Nothing has this name; the message suggests the nearest.
+    """
+    if name in registry.tasks.names():
+        return "task", _task_card(registry.tasks.get(name))
+    if name in registry.methods.names():
+        method = registry.methods.get(name)
+        module = inspect.getdoc(inspect.getmodule(method)) or ""
+        head = f"version {method.version}, {method.family}, from {registry.methods.origin(name)}"
+        return "method", f"{module}\n\n{inspect.getdoc(method) or ''}\n\n{head}"
+    if name in suite_names():
+        suite = load_suite(name)
+        lines = [suite.title, f"track: {suite.track}", f"tasks: {', '.join(suite.tasks)}"]
+        lines += [f"methods: {', '.join(suite.methods)}", f"seeds: {', '.join(map(str, suite.seeds))}"]
+        return "suite", "\n".join(lines)
+    if name in METRICS:
+        m = METRICS[name]
+        return (
+            "metric",
+            f"{m.title}\n\n{m.description}\n\nunit: {m.unit}; better: {m.direction}; model: {m.model}",
+        )
+    known = {*registry.tasks.names(), *registry.methods.names(), *suite_names(), *METRICS}
+    raise unknown("task, method, suite or metric", name, known)
+
+
+def _task_card(task: Task) -> str:
+    p = task.protocol
+    samples = ", ".join(f"{split} {count:,}" for split, count in task.data.counts.items())
+    facts = {
+        "samples": samples,
+        "input": " x ".join(map(str, task.data.shape)),
+        "classes": ", ".join(task.data.classes),
+        "split": repr(task.partitioner),
+        "model": task.model,
+        "protocol": f"{p.rounds} rounds, {p.participation:.0%} of the clients a round, {p.local_epochs} local epochs, "
+        f"batch {p.batch_size}",
+        "optimiser": f"SGD, lr {p.lr:g} (times {p.lr_decay:g} a round), momentum {p.momentum:g}, "
+        f"weight decay {p.weight_decay:g}",
+        "ranked by": task.primary,
+        "licence": task.data.license,
+        "source": f"{task.source} (tasks of one source count once in claims about new tasks)",
+        "version": str(task.version),
+    }
+    width = max(map(len, facts))
+    table = "\n".join(f"{key:<{width}}  {value}" for key, value in facts.items())
+    return "\n\n".join(part for part in (task.title, task.description.strip(), table) if part)
+
+
+def cite(names: Sequence[str]) -> str:
+    """Return BibTeX for FedBench's data and for the methods named.
+
+    Raises
+    ------
+    SpecError
+        A method is unknown.
+    """
+    entries = [registry.methods.get(name).bibtex.strip() for name in names]
+    return "\n\n".join(
+        entry or f"% {name}: a reference point without a paper" for name, entry in zip(names, entries, strict=True)
+    )
+
+
+def status(selection: Selection, results: Path = RESULTS, data_dir: Path | None = None) -> list[CellState]:
+    """Return where every cell of a selection stands, with an estimate for what is still to be run.
+
+    Raises
+    ------
+    SpecError, RecordError
+        The selection is wrong, or the results folder is of a newer schema.
+    """
+    _, cells = selection.load()
+    return _states(cells, results, {task: _unavailable(task, data_dir, fetch=False) for task in _tasks(cells)})
+
+
+def run(
+    selection: Selection,
+    results: Path = RESULTS,
+    *,
+    reports: Path | None = REPORTS,
+    jobs: int | None = None,
+    data_dir: Path | None = None,
+    keep_weights: bool = False,
+    checkpoint_seconds: float = 20.0,
+    watch: Callable[[Event, Sequence[CellState]], None] = lambda event, states: None,
+    begin: Callable[[Sequence[CellState]], None] = lambda states: None,
+) -> RunSummary:
+    """Run what is missing of a selection and render its report.
+
+    Records that are there stay; a failed or corrupt cell is run again; a task without data is skipped. A cell that
+    fails does not stop the others.
+
+    Parameters
+    ----------
+    selection : Selection
+        Which cells.
+    results, reports : Path
+        Where records and boards go; no report if ``reports`` is None.
+    jobs : int, optional
+        Worker processes, as many as cores if not given.
+    data_dir, keep_weights, checkpoint_seconds
+        See `fedbench.simulation.run_cell`.
+    begin, watch : callable
+        Called with the cells once before the first starts, and with each event.
+
+    Raises
+    ------
+    SpecError, RecordError
+        The selection is wrong, the results folder cannot be written, or it is of a newer schema.
+    """
+    if jobs is not None and jobs < 1:
+        raise SpecError(f"jobs: must be at least 1, got {jobs}")
+    suite, cells = selection.load()
+    missing = {task: _unavailable(task, data_dir, fetch=True) for task in _tasks(cells)}
+    states = _states(cells, results, missing)
+    try:
+        _write_plan(results, suite, states)
+    except OSError as error:
+        raise SpecError(
+            f"results folder {results} cannot be written ({error.strerror}); choose another one with --out."
+        ) from None
+    begin(states)
+    todo = [item for item in states if item.state in ("missing", "failed", "corrupt")]
+    options = Options(results.resolve(), data_dir, keep_weights, checkpoint_seconds)
+    current = {item.cell: item for item in states}
+    for event in run_cells([item.cell for item in todo], options, jobs or os.cpu_count() or 1):
+        if event.state != "running":
+            current[event.cell] = CellState(event.cell, event.state, event.reason)
+        watch(event, list(current.values()))
+    pages = report(suite.name, results, reports) if reports is not None else []
+    return RunSummary(suite.name, tuple(current.values()), len(todo), tuple(pages))
+
+
+def report(suite: str, results: Path = RESULTS, reports: Path = REPORTS) -> list[Path]:
+    """Render a suite's board from the records in a results folder, and return the pages.
+
+    Raises
+    ------
+    RecordError
+        Nothing of this suite was run in that folder.
+    """
+    from fedbench import leaderboard
+
+    return leaderboard.render(results, suite, reports / suite)
+
+
+def data_ls(data_dir: Path | None = None) -> list[dict[str, str]]:
+    """Return a row for each task: its files, or where they were looked for."""
+    rows = []
+    for name in registry.tasks.names():
+        task = registry.tasks.get(name)
+        try:
+            found = ", ".join(str(path) for path in task.data.locate(data_dir)) or "nothing to fetch"
+            rows.append({"task": name, "state": "here", "files": found})
+        except DataMissingError as error:
+            rows.append({"task": name, "state": "missing", "files": str(error)})
+    return rows
+
+
+def data_fetch(names: Sequence[str], data_dir: Path | None = None) -> dict[str, tuple[Path, ...]]:
+    """Download what the named tasks need and is not here, and return the files.
+
+    Raises
+    ------
+    SpecError, DataMissingError
+        A task is unknown, or a file cannot be downloaded.
+    """
+    return {name: registry.tasks.get(name).data.fetch(data_dir) for name in names}
+
+
+def data_verify(names: Sequence[str], data_dir: Path | None = None) -> list[dict[str, str]]:
+    """Read and check the data of the named tasks, or of all, and return a row for each."""
+    rows = []
+    for name in names or registry.tasks.names():
+        try:
+            samples = len(registry.tasks.get(name).data.load(data_dir).targets)
+            rows.append({"task": name, "state": "good", "detail": f"{samples:,} samples"})
+        except DataMissingError as error:
+            rows.append({"task": name, "state": "missing", "detail": str(error)})
+        except DataError as error:
+            rows.append({"task": name, "state": "damaged", "detail": str(error)})
+    return rows
+
+
+def estimate(cell: Cell) -> float:
+    """Return a rough estimate of one cell's seconds on one core, from its arithmetic alone.
+
+    It assumes 80 GFLOP/s and a millisecond of overhead a step, as measured on one 2.5 GHz core; expect a factor of two.
+    """
+    from fedbench.kinds import KINDS
+    from fedbench.models import Model
+
+    task, p = cell.task, cell.task.protocol
+    flops = Model(task.model, task.data.shape, KINDS[task.kind].outputs(task.n_classes)).flops()
+    train = task.data.counts.get("train", sum(task.data.counts.values()))
+    held_out = sum(task.data.counts.values()) - train + p.local_test * train
+    passes = p.rounds * p.participation * train * (1 - p.local_test) * p.local_epochs
+    return (3 * passes + p.rounds * held_out) * flops / 80e9 + passes / p.batch_size * 1e-3
+
+
+def _tasks(cells: Iterable[Cell]) -> list[Task]:
+    return list(dict.fromkeys(cell.task for cell in cells))
+
+
+def _unavailable(task: Task, data_dir: Path | None, *, fetch: bool) -> str:
+    """Return why a task's data cannot be had, or nothing."""
+    try:
+        task.data.fetch(data_dir) if fetch else task.data.locate(data_dir)
+    except DataMissingError as error:
+        return str(error)
+    return ""
+
+
+def _states(cells: Sequence[Cell], results: Path, missing: Mapping[Task, str]) -> list[CellState]:
+    costs = {task: estimate(next(cell for cell in cells if cell.task == task)) for task in _tasks(cells)}
+    states = []
+    for cell in cells:
+        state, reason = records.state(cell.folder(results))
+        if state != "done" and missing[cell.task]:
+            state, reason = "skipped", missing[cell.task]
+        cost = 0.0 if state in ("done", "skipped") else costs[cell.task]
+        states.append(CellState(cell, state, reason, cost))
+    return states
+
+
+def _write_plan(results: Path, suite: Suite, states: Sequence[CellState]) -> None:
+    """Leave what the suite asks for beside the records, so that a board can show what is missing."""
+    path = results / "plans" / f"{suite.name}.json"
+    earlier = records.read_plan(path).cells if path.is_file() else ()
+    cells: dict[str, PlannedCell] = {}
+    for cell in (
+        *(_planned(cell) for cell in suite.cells()),
+        *(cell for cell in earlier if (results / cell.path).exists()),
+        *(_planned(item.cell, item.reason if item.state == "skipped" else None) for item in states),
+    ):
+        cells[cell.path] = cell
+    plan = Plan(
+        schema_version=SCHEMA_VERSION,
+        suite=suite.name,
+        title=suite.title,
+        track=suite.track,
+        cells=tuple(cells.values()),
+    )
+    records.write_atomic(path, plan.model_dump_json(indent=1) + "\n")
+
+
+def _planned(cell: Cell, skipped: str | None = None) -> PlannedCell:
+    return PlannedCell(
+        task=cell.task.name,
+        method=cell.method_name,
+        label=cell.label,
+        family=cell.method.family,
+        hash=cell.hash,
+        seed=cell.seed,
+        skipped=skipped,
+    )
