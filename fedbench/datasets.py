@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import abc
 import ast
+import contextlib
 import csv
 import hashlib
 import importlib.util
@@ -34,7 +35,8 @@ import numpy.typing as npt
 import platformdirs
 from pydantic import Field
 
-from fedbench.errors import DataError, DataMissingError, unknown
+from fedbench import registry
+from fedbench.errors import DataError, DataMissingError, PluginError, unknown
 from fedbench.task import Data, Dataset, Indices
 
 if TYPE_CHECKING:
@@ -46,7 +48,7 @@ Md5 = Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
 MOST_CLASSES = 256  # records keep a predicted class in one byte
 ATTEMPTS = 5
 FIRST_WAIT = 0.5  # seconds before the second attempt; doubled before each further one
-BLOCK = 1 << 16
+BLOCK = 1 << 16  # bytes; a transfer that breaks off loses less than one block
 _MISSING = frozenset({"", "?", "na", "nan"})
 _SPLITS = {"train": "train", "validation": "val", "test": "test"}
 
@@ -125,7 +127,7 @@ class MedMNIST(_OneFile):
             if _is_file(place / self.file):
                 return (place / self.file,)
         raise DataMissingError(
-            f"{self._missing(data_dir)}; run `fedbench data fetch {self.flag}`, or name the folder that "
+            f"{self._missing(data_dir)}; run `fedbench data fetch {self._task()}`, or name the folder that "
             "has it with --data-dir or FEDBENCH_DATA."
         )
 
@@ -147,20 +149,20 @@ class MedMNIST(_OneFile):
         return (path,)
 
     def _download(self, missing: str) -> Path:
-        import pooch  # type: ignore[import-untyped]
+        import pooch
 
         mirror = os.environ.get("FEDBENCH_MIRROR", "").rstrip("/")
         url = f"{mirror}/{self.file}" if mirror else str(medmnist_info(self.flag)["url"])
         try:
             return Path(
                 pooch.retrieve(
-                    url, known_hash=f"md5:{self.md5}", fname=self.file, path=cache_dir(), downloader=_download
+                    url, known_hash=f"md5:{self.md5}", fname=self.file, path=cache_dir(), downloader=_resuming
                 )
             )
         except OSError as error:  # requests' own errors are OSErrors as well
             raise DataMissingError(
                 f"{missing}, and it cannot be downloaded from {url}: {_reason(error)}; run "
-                f"`fedbench data fetch {self.flag}` where there is a network, set FEDBENCH_MIRROR, or put "
+                f"`fedbench data fetch {self._task()}` where there is a network, set FEDBENCH_MIRROR, or put "
                 "the file in one of these folders."
             ) from None
         except ValueError:  # pooch has thrown the file away
@@ -169,11 +171,19 @@ class MedMNIST(_OneFile):
                 f"Try again, or get {self.file} from elsewhere and name its folder with --data-dir."
             ) from None
 
+    def _task(self) -> str:
+        """Return the name of a task with this data: tasks are what the command line knows."""
+        for name in registry.tasks.names():
+            with contextlib.suppress(PluginError):  # another's broken plug-in is told elsewhere
+                if registry.tasks.get(name).data == self:
+                    return name
+        return self.flag
+
     def _missing(self, data_dir: Path | None) -> str:
         return f"{self.file} is not on this machine (looked in {', '.join(map(str, places(data_dir)))})"
 
     def _mend(self) -> str:
-        return f"delete it and run `fedbench data fetch {self.flag}`."
+        return f"delete it and run `fedbench data fetch {self._task()}`."
 
     def _read(self, path: Path) -> Dataset:
         return _official(path, _read_npz(path))
@@ -194,7 +204,10 @@ class _Layouts(_OneFile, abc.ABC):
     sites: tuple[str, ...] = ()
 
     def _read(self, path: Path) -> Dataset:
-        return _either_layout(path)[0]
+        dataset, sites = _either_layout(path)
+        if sites != self.sites:
+            raise DataError(f"{path}: samples are from the sites {sites}, not {self.sites} as declared.")
+        return dataset
 
 
 class Embedded(_Layouts):
@@ -501,10 +514,6 @@ def _check_declared(path: Path, data: Data, dataset: Dataset) -> None:
             f"{path}: sample {row} has the label {dataset.targets[row]}, but only the classes 0 to "
             f"{n_classes - 1} are declared."
         )
-    names: tuple[str, ...] = getattr(data, "sites", ())
-    found = 0 if dataset.sites is None else int(dataset.sites.max()) + 1
-    if found != len(names):
-        raise DataError(f"{path}: samples are from {found} sites, not {len(names)} as declared.")
 
 
 # --- .npz ---------------------------------------------------------------------------------------------------
@@ -512,10 +521,10 @@ def _check_declared(path: Path, data: Data, dataset: Dataset) -> None:
 
 def _read_npz(path: Path) -> dict[str, Array]:
     try:
-        archive = np.load(path, allow_pickle=False)
-        if not isinstance(archive, np.lib.npyio.NpzFile):
-            raise DataError(f"{path} holds one array, no archive; save it with numpy.savez.")
-        with archive:
+        with path.open("rb") as file:  # numpy leaves a path open where it fails
+            archive = np.load(file, allow_pickle=False)
+            if not isinstance(archive, np.lib.npyio.NpzFile):
+                raise DataError(f"{path} holds one array, no archive; save it with numpy.savez.")
             return {name: archive[name] for name in archive.files}
     except (OSError, EOFError, ValueError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
@@ -721,7 +730,7 @@ def _coded(path: Path, column: str, cells: list[str], names: tuple[str, ...]) ->
 # --- download -----------------------------------------------------------------------------------------------
 
 
-def _download(url: str, output_file: str, _pooch: object) -> None:
+def _resuming(url: str, output_file: str, _pooch: object) -> None:
     """Download to a file, going on where a broken-off transfer stopped: a downloader for pooch.
 
     Raises
@@ -751,7 +760,7 @@ def _download(url: str, output_file: str, _pooch: object) -> None:
 def _transfer(url: str, path: Path) -> None:
     """Append the rest of a file to what is there already."""
     import requests
-    from tqdm import tqdm  # type: ignore[import-untyped]
+    from tqdm import tqdm
 
     have = path.stat().st_size
     headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={have}-"} if have else {})
@@ -762,7 +771,7 @@ def _transfer(url: str, path: Path) -> None:
         size = int(response.headers.get("Content-Length", 0)) + have
         with (
             path.open("ab" if have else "wb") as file,
-            tqdm(total=size, initial=have, unit="B", unit_scale=True, desc=url.split("/")[-1], disable=None) as bar,
+            tqdm(total=size, initial=have, unit="B", unit_scale=True, desc=url.rpartition("/")[2], disable=None) as bar,
         ):
             for block in response.iter_content(BLOCK):
                 bar.update(file.write(block))

@@ -1,0 +1,92 @@
+"""Blood cells under a microscope: the task of the FedKPer paper, and a small one that needs no download.
+
+Data: BloodMNIST [1]_, 17,092 colour images (28x28) of single normal blood cells in eight classes, from [2]_.
+Licence: CC BY 4.0.
+
+Split: the official one of MedMNIST, 7:1:2. The training images are dealt to clients with label skew
+(Dirichlet, alpha 0.1); clients are artificial.
+
+Caveats: few images occur twice in the official file: 8 repeats in train, 5 images in both train and test, 3 in
+train and validation, 1 in validation and test. They are kept, so that scores compare with published ones.
+``blood-mini`` is a fixed draw of 1,600 / 240 / 800 images from the official splits, without any such repeat; its
+scores do not compare with those of ``blood``. Not for clinical use.
+
+References
+----------
+.. [1] J. Yang et al., "MedMNIST v2 - A large-scale lightweight benchmark for 2D and 3D biomedical image
+   classification", Scientific Data 10:41 (2023), doi:10.1038/s41597-022-01721-8.
+.. [2] A. Acevedo et al., "A dataset of microscopic peripheral blood cell images for development of automatic
+   recognition systems", Data in Brief 30:105474 (2020), doi:10.1016/j.dib.2020.105474.
+.. [3] Z. Fowler, G. AlRegib, "FedKPer: Tackling Generalization and Personalization in Medical Federated
+   Learning via Knowledge Personalization", arXiv:2605.00698 (2026): the protocol.
+"""
+
+from fedbench import Dirichlet, Embedded, MedMNIST, Protocol, Task
+
+CLASSES = (
+    "basophil",
+    "eosinophil",
+    "erythroblast",
+    "immature granulocytes(myelocytes, metamyelocytes and promyelocytes)",
+    "lymphocyte",
+    "monocyte",
+    "neutrophil",
+    "platelet",
+)
+
+BLOOD = Task(
+    name="blood",
+    title="Blood cells (BloodMNIST), 8 classes, 20 clients with label skew",
+    description=__doc__,
+    data=MedMNIST(
+        flag="bloodmnist",
+        md5="7053d0359d879ad8a5505303e11de1dc",
+        classes=CLASSES,
+        shape=(28, 28, 3),
+        counts={"train": 11959, "validation": 1712, "test": 3421},
+        license="CC BY 4.0",
+    ),
+    partitioner=Dirichlet(alpha=0.1, clients=20, min_size=10),
+    model="cnn4",
+    protocol=Protocol(
+        rounds=100,
+        participation=0.1,
+        local_epochs=5,
+        batch_size=12,
+        lr=0.01,
+        momentum=0.9,
+        weight_decay=1e-5,
+        lr_decay=0.99,
+        local_test=0.2,
+        personal_every=10,
+    ),
+    source="bloodmnist",
+)
+
+BLOOD_MINI = Task(
+    name="blood-mini",
+    title="Blood cells, 1,600 training images of BloodMNIST, 8 clients with label skew",
+    description=__doc__,
+    data=Embedded(
+        file="blood-mini.npz",
+        md5="a2304c15b20f08bfb7dee745c984e82b",
+        classes=CLASSES,
+        shape=(28, 28, 3),
+        counts={"train": 1600, "validation": 240, "test": 800},
+        license="CC BY 4.0",
+    ),
+    partitioner=Dirichlet(alpha=0.1, clients=8, min_size=10),
+    model="cnn-small",
+    protocol=Protocol(
+        rounds=10,
+        participation=0.5,
+        local_epochs=5,
+        batch_size=12,
+        lr=0.01,
+        momentum=0.9,
+        weight_decay=1e-5,
+        lr_decay=0.99,
+        local_test=0.2,
+    ),
+    source="bloodmnist",
+)
