@@ -13,6 +13,7 @@ accuracy is rounded before a difference is taken.
 from __future__ import annotations
 
 import functools
+import inspect
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -121,7 +122,7 @@ def metric(
             direction=direction,
             level=level,
             model=model,
-            description=(function.__doc__ or "").partition("Examples\n")[0].strip(),
+            description=(inspect.getdoc(function) or "").partition("\n\nExamples\n")[0],
             compute=compute,
         )
         return compute
@@ -343,8 +344,8 @@ def step_forgetting(right: Bits) -> Values:
     >>> step_forgetting(global_right(EXAMPLE)).tolist()
     [0.0, 0.5, 0.25]
     """
-    before = np.vstack([right[:1], right[:-1]])
-    return _rate(before & ~right)
+    rate: Values = flips(right).negative / right.shape[1]
+    return rate
 
 
 def peak_forgetting(right: Bits) -> Values:
@@ -374,7 +375,8 @@ def peak_forgetting(right: Bits) -> Values:
 def local_streams(outcome: Outcome) -> list[Bits] | None:
     """Return for each client that takes part whether its local model is right, bool (T_k, N_k).
 
-    Row i is the client's i-th participation, column j its j-th local test sample. None if no client of the federation trains.
+    Row i is the client's i-th participation, column j its j-th local test sample. None if no client of the
+    federation trains.
 
     Examples
     --------
@@ -689,7 +691,8 @@ def jain_index(outcome: Outcome) -> float | None:
         return None
     # The same as mean² / (mean² + variance), which rounding cannot lift above 1.
     square = _mean(accuracies) * _mean(accuracies)
-    return square / (square + pvariance(accuracies.tolist()))
+    variance: float = pvariance(accuracies.tolist())
+    return square / (square + variance)
 
 
 # ---- Forgetting: always to be read beside an accuracy, since a constant model forgets nothing --------------

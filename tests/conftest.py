@@ -1,0 +1,67 @@
+"""Fixtures of all tests."""
+
+import os
+
+os.environ["OMP_NUM_THREADS"] = "1"  # as in worker processes: the number of threads may change the last bits
+
+import numpy as np
+import pytest
+
+from fedbench import Cell, Protocol, registry
+from fedbench.outcome import Outcome
+
+
+@pytest.fixture(scope="session")
+def make_outcome():
+    """Return a factory of small outcomes: name what the test is about, the rest is absent or zero."""
+
+    def make(*, rounds, sizes=(1,), labels=(), n_classes=2, **arrays):
+        zeros = np.zeros(rounds, dtype=np.int64)
+        offsets = np.concatenate([[0], np.cumsum(sizes)])
+        given = {
+            "sampled": np.zeros((rounds, len(sizes)), dtype=bool),
+            "test_predictions": None,
+            "test_probabilities": None,
+            "validation": None,
+            "client_labels": np.zeros(offsets[-1], dtype=np.int64),
+            "on_clients": None,
+            "local": None,
+            "personal_rounds": np.zeros(0, dtype=np.int64),
+            "personal": None,
+            "bytes_up": zeros,
+            "bytes_down": zeros,
+            "seconds_train": zeros.astype(float),
+            "seconds_evaluate": zeros.astype(float),
+            "train_samples": zeros,
+            "forward_samples": zeros,
+        }
+        for name, value in arrays.items():
+            bits = name in {"sampled", "validation", "on_clients", "local", "personal"}
+            given[name] = None if value is None else np.asarray(value, dtype=bool if bits else None)
+        return Outcome(n_classes=n_classes, offsets=offsets, test_labels=np.asarray(labels, dtype=np.int64), **given)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def shrink():
+    """Return a function that gives a registered task with another, smaller protocol or partitioner."""
+
+    def shrunk(name, *, partitioner=None, **protocol):
+        task = registry.tasks.get(name)
+        update = {"protocol": Protocol(**{**task.protocol.resolved(), **protocol})}
+        return task.model_copy(update=update | ({"partitioner": partitioner} if partitioner else {}))
+
+    return shrunk
+
+
+@pytest.fixture(scope="session")
+def make_cell():
+    """Return a factory of cells; a method is given by name, or as a class of the test's own."""
+
+    def make(task, method="fedavg", *, seed=1, track="faithful", **hyperparameters):
+        kind = registry.methods.get(method) if isinstance(method, str) else method
+        name = method if isinstance(method, str) else method.__name__.lower()
+        return Cell(task, name, kind.configure(name, hyperparameters), track, seed)
+
+    return make
