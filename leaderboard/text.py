@@ -1,0 +1,246 @@
+"""How a value reads: the same words and digits on the page, in Markdown and in the terminal."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from fedbench.leaderboard.board import Board, Row, Score, TaskBoard
+
+from fedbench.metrics import METRICS, Metric
+
+NOT_DEFINED = "not defined"
+ONE_SEED = "one seed"
+BEST = "★"
+
+# Differences and spreads of percentages are points, not percent.
+_POINTS = frozenset({"bwt", "bwt_last", "client_sd", "client_gap"})
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column of a table: a metric under a short heading."""
+
+    metric: str
+    heading: str
+
+
+@dataclass(frozen=True)
+class Group:
+    """Neighbouring columns under a common heading, which says which model they read."""
+
+    heading: str
+    columns: tuple[Column, ...]
+
+
+# BwT and consistency stand beside the accuracy of the same model: a constant predictor has perfect ones.
+SCORES = (
+    Group(
+        "Global model",
+        (
+            Column("global_accuracy_mean", "Accuracy, mean over rounds"),
+            Column("global_accuracy_last", "Accuracy, last round"),
+            Column("bwt", "BwT"),
+            Column("consistency_peak", "Consistency"),
+        ),
+    ),
+    Group(
+        "Local models",
+        (
+            Column("local_accuracy_mean", "Accuracy, mean over rounds"),
+            Column("worst_sampled_accuracy", "Worst sampled client"),
+            Column("local_consistency_peak", "Consistency"),
+        ),
+    ),
+    Group("Personal models", (Column("personal_accuracy", "Accuracy, last round"),)),
+    Group("Both", (Column("balance", "Balance"),)),
+)
+COST = (
+    Group("Traffic", (Column("bytes_up", "Sent by clients"), Column("bytes_down", "Sent to clients"))),
+    Group(
+        "Samples passed",
+        (Column("train_samples", "Forward and backward"), Column("forward_samples", "Forward only")),
+    ),
+    Group("Wall clock", (Column("seconds_train", "Training"), Column("seconds_evaluate", "Evaluation"))),
+)
+_SHOWN = {column.metric for group in (*SCORES, *COST) for column in group.columns}
+MORE = tuple(
+    Group(
+        heading,
+        tuple(
+            Column(name, metric.title)
+            for name, metric in METRICS.items()
+            if metric.model == model and name not in _SHOWN
+        ),
+    )
+    for model, heading in (("global", "Global model"), ("local", "Local models"), ("personal", "Personal models"))
+)
+
+
+def unit(metric: Metric) -> str:
+    """Return the unit in which a metric is printed."""
+    if metric.unit == "fraction":
+        return "points" if metric.name in _POINTS else "%"
+    return metric.unit
+
+
+def arrow(metric: Metric) -> str:
+    """Return the arrow that says which way is better; empty where neither is."""
+    return {"higher": "↑", "lower": "↓"}.get(metric.direction, "")
+
+
+def direction(metric: Metric) -> str:
+    """Return in words which way is better."""
+    return {"higher": "higher is better", "lower": "lower is better"}.get(metric.direction, "neither way is better")
+
+
+def figure(value: float, metric: Metric, *, signed: bool = False) -> str:
+    """Return one number in the unit of `unit`.
+
+    Parameters
+    ----------
+    value : float
+        As the metric gives it: a fraction, bytes, seconds, samples or rounds.
+    metric : Metric
+        Says how to print it.
+    signed : bool
+        With a plus sign where positive.
+    """
+    if metric.unit == "bytes":
+        return _bytes(value)
+    if metric.unit == "samples":
+        return f"{value:,.0f}"
+    if metric.unit == "seconds":
+        return f"{value:,.1f} s" if value < 10 else f"{value:,.0f} s"
+    value = value * 100 if metric.unit == "fraction" else value
+    # Shares of small counts often end on 5: those round away from zero, whatever their last binary digit says.
+    text = f"{value + math.copysign(1e-9, value):{'+' if signed else ''}.1f}"
+    # A rounded zero has no sign, and a minus is as wide as a plus.
+    return "0.0" if text in ("-0.0", "+0.0") else text.replace("-", "−")
+
+
+def mean(score: Score, metric: Metric) -> str:
+    """Return the mean over seeds, or "not defined"."""
+    if score.interval is None:
+        return NOT_DEFINED
+    return figure(score.interval.mean, metric, signed=metric.unit == "fraction" and metric.bounds[0] == -1)
+
+
+def margin(score: Score, metric: Metric) -> str:
+    """Return half the width of the 95 % t interval; empty for one seed and where nothing is defined."""
+    interval = score.interval
+    if interval is None or interval.low is None or interval.high is None:
+        return ""
+    return figure((interval.high - interval.low) / 2, metric)
+
+
+def estimate(score: Score, metric: Metric) -> str:
+    """Return mean and half width, ``64.5 ± 2.1``; for a cost the mean alone, as it hardly depends on the seed."""
+    half = margin(score, metric) if metric.unit == "fraction" else ""
+    return f"{mean(score, metric)} ± {half}" if half else mean(score, metric)
+
+
+def details(score: Score, metric: Metric) -> str:
+    """Return what stands behind an estimate: the interval and the number of seeds."""
+    interval = score.interval
+    if interval is None:
+        return f"{NOT_DEFINED}: the method has no such model, or the task no such data"
+    if interval.low is None or interval.high is None:
+        text = f"{ONE_SEED}, no interval"
+    else:
+        low, high = (figure(bound, metric) for bound in (interval.low, interval.high))
+        text = f"95 % t interval {low} to {high} {unit(metric) if metric.unit == 'fraction' else ''}".rstrip()
+        text += f", n = {interval.n} seeds"
+    if score.undefined:
+        text += f"; {NOT_DEFINED} at seed {', '.join(str(seed) for seed in score.undefined)}"
+    return text
+
+
+def seeds(row: Row) -> str:
+    """Return how many seeds a row rests on: ``3``, ``2 of 3``, ``one seed``."""
+    if not row.complete:
+        return f"{len(row.done)} of {len(row.cells)}"
+    return ONE_SEED if len(row.done) == 1 else str(len(row.done))
+
+
+def note(row: Row, primary: str | None) -> str:
+    """Return why a method is not ranked; empty where it is, and for complete reference points."""
+    if row.hole:
+        return row.hole
+    if row.rank is None and row.family != "reference" and primary is not None:
+        return f"not ranked: {METRICS[primary].title} is {NOT_DEFINED}"
+    return ""
+
+
+def headline(task: TaskBoard) -> str:
+    """Return a task in one line: name, samples, classes, clients, rounds, licence."""
+    facts = dict(task.facts)
+    counted = (f"{facts[name]} {name.lower()}" for name in ("Classes", "Clients", "Rounds") if name in facts)
+    return shared((task.name, facts.get("Samples", ""), *counted, task.licence))
+
+
+def count(number: int, noun: str) -> str:
+    """Return a number with its noun: ``1 seed``, ``3 seeds``."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def progress(board: Board) -> str:
+    """Return how many cells are done, and how many stand in each other state."""
+    others = [(name, board.count(name)) for name in ("missing", "failed", "skipped", "corrupt")]
+    rest = ", ".join(f"{number} {name}" for name, number in others if number)
+    return f"{board.count('done')} of {count(len(board.cells), 'cell')} done" + (f" ({rest})" if rest else "")
+
+
+def caveats(board: Board) -> list[str]:
+    """Return in plain words what the board can say and what it cannot."""
+    n = len(board.seeds)
+    if board.track == "faithful":
+        first = (
+            f"Descriptive: {_WORDS.get(n, str(n))} {'seed' if n == 1 else 'seeds'} on one split. "
+            "On the faithful track all seeds share one partition of the data and one client schedule; "
+            "a seed varies the initial weights and the order of the batches only. "
+            "So the intervals say nothing about another federation."
+        )
+    else:
+        first = (
+            f"On the robust track each of the {n} seeds redraws the partition of the data, the initial weights, "
+            "the client schedule and the order of the batches."
+        )
+    width = {3: ": with three seeds one reaches 2.5 standard deviations to each side"}.get(n, "")
+    return [
+        first,
+        "A value is the mean over seeds ± half its 95 % t interval. Few seeds make such intervals wide"
+        f"{width}. No test between methods is made here, and a rank is the order of the means, nothing more.",
+        "BwT and consistency stand beside accuracy because a constant predictor has perfect ones: "
+        "read them only where accuracy is good.",
+        "“Not defined” means that a method has no such model, or the task no such data. It is never counted as 0.",
+        "A method with a missing or failed seed is shown and not ranked. Reference points (training alone, all data "
+        "in one place, the most frequent class) show what is easy and what is possible; they are never ranked.",
+    ]
+
+
+def printable(text: str) -> str:
+    """Return text without line breaks and control characters: names are hostile until checked."""
+    return "".join(char if char.isprintable() else " " for char in text)
+
+
+def paragraphs(value: str) -> list[str]:
+    """Return the paragraphs of a docstring, each on one line, without the rules under its headings."""
+    blocks = ([line for line in block.split("\n") if line.strip(" -=")] for block in value.split("\n\n"))
+    return [" ".join(" ".join(lines).split()) for lines in blocks if lines]
+
+
+def shared(parts: Iterable[str]) -> str:
+    """Return the parts that are not empty, joined by a middle dot."""
+    return " · ".join(part for part in parts if part)
+
+
+_WORDS = {1: "one", 2: "two", 3: "three", 4: "four", 5: "five"}
+
+
+def _bytes(value: float) -> str:
+    for name, size in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if value >= size:
+            return f"{value / size:,.1f} {name}"
+    return f"{value:,.0f} B"

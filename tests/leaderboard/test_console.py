@@ -1,0 +1,37 @@
+"""The table in the terminal."""
+
+import io
+
+import pytest
+from fedbench.leaderboard import load_board, summary, terminal
+from rich.cells import cell_len
+from rich.console import Console
+
+
+def printed(board, width):
+    stream = io.StringIO()
+    terminal(board, Console(file=stream, width=width, force_terminal=False))
+    return stream.getvalue()
+
+
+def test_summary_is_what_a_line_shows(demo):
+    row = summary(load_board(demo, "demo"))[0]
+    assert (row.task, row.rank, row.method, row.note) == ("alpha", "1", "fedkper[distil=False]", "")
+    assert row.values == ("80.0 ±24.8", "62.5", "50.0", "−12.5", "100.0", "71.3", "6.0 MB")
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_it_fits_and_no_value_is_cut(demo, width):
+    shown = printed(load_board(demo, "demo"), width)
+    assert all(cell_len(line) <= width for line in shown.splitlines())
+    assert "…" not in shown
+    for words in ("Global ↑", "Traffic ↓", "80.0 ±24.8", "60.0 ±24.8", "6.0 MB", "majority"):
+        assert words in shown
+
+
+def test_holes_and_hostile_labels_are_printed_as_they_are(demo, script):
+    shown = printed(load_board(demo, "demo"), 200)
+    assert "fedprox: 2 of 3 seeds: seed 3 failed: loss is NaN in round 2" in shown
+    assert "fedkper: skipped: bloodmnist.npz is not on this machine" in shown
+    assert "fedkper[distil=False]" in shown  # square brackets are no markup
+    assert script in shown
