@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import Field
 
@@ -101,8 +101,8 @@ class Suite(Spec):
     track: Track
     tasks: tuple[str, ...] = Field(min_length=1)
     methods: tuple[str, ...] = Field(min_length=1)
-    seeds: tuple[int, ...] = Field(min_length=1)
-    overrides: dict[str, dict[str, Any]] = {}
+    seeds: tuple[Annotated[int, Field(ge=0)], ...] = Field(min_length=1)
+    overrides: dict[str, dict[str, Any]] = Field(default_factory=dict)
 
     def cells(
         self,

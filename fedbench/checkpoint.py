@@ -16,6 +16,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
@@ -36,7 +37,8 @@ def pack(state: Mapping[str, Any]) -> bytes:
     Parameters
     ----------
     state : mapping of str to tensor, mapping or number
-        Nested mappings are stored under their joined names, numbers and text in the file's metadata.
+        Nested mappings are stored under their joined names, numbers and text in the file's metadata, and so is the
+        order of all names: a sum over a mapping's tensors must round the same after a resume.
 
     Raises
     ------
@@ -45,13 +47,15 @@ def pack(state: Mapping[str, Any]) -> bytes:
     """
     tensors: dict[str, Tensor] = {}
     plain: dict[str, Any] = {}
+    order: list[str] = []
 
     def walk(part: Mapping[str, Any], prefix: str) -> None:
         for name, value in part.items():
             if not isinstance(name, str) or "/" in name:
                 raise MethodError(f"state: {prefix}{name!r} must be named by text without a slash")
-            if isinstance(value, Tensor):
-                tensors[prefix + name] = value.contiguous()
+            order.append(prefix + name)
+            if isinstance(value, Tensor):  # cloned, as one tensor under two names is no error in a state
+                tensors[prefix + name] = value.detach().clone(memory_format=torch.contiguous_format)
             elif isinstance(value, Mapping):
                 plain[prefix + name] = {}
                 walk(value, f"{prefix}{name}/")
@@ -64,7 +68,7 @@ def pack(state: Mapping[str, Any]) -> bytes:
                 )
 
     walk(state, "")
-    return bytes(save(tensors, {"plain": json.dumps(plain)}))
+    return bytes(save(tensors, {"plain": json.dumps(plain), "order": json.dumps(order)}))
 
 
 def unpack(data: bytes) -> State:
@@ -72,7 +76,7 @@ def unpack(data: bytes) -> State:
     header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
     values = {**json.loads(header["__metadata__"]["plain"]), **load(data)}
     state: State = {}
-    for path in sorted(values, key=lambda name: name.count("/")):  # parents before children
+    for path in json.loads(header["__metadata__"]["order"]):  # parents before children
         *parents, name = path.split("/")
         part = state
         for parent in parents:
@@ -123,13 +127,13 @@ class Checkpoint:
 
     def load(self) -> tuple[int, dict[str, bytes]] | None:
         """Return the rounds done and all parts, or None where there is no whole checkpoint."""
+        if not (self.folder / INDEX).is_file():
+            return None
         try:
             index = json.loads((self.folder / INDEX).read_text(encoding="utf-8"))
             parts = {part: self._read(*entry.split()) for part, entry in index["files"].items()}
             if index["version"] != VERSION:
                 raise ValueError(f"version {index['version']}")
-        except FileNotFoundError:
-            return None
         except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
             _log.warning(
                 "%s: the checkpoint is damaged (%s); the cell starts again from its first round.",

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from fedbench import __version__
-from fedbench.errors import FedBenchError
+from fedbench.errors import DataError, FedBenchError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -304,30 +304,30 @@ def data_ls(data_dir: Path | None) -> None:
 
 
 @data.command("fetch")
-@click.argument("tasks", nargs=-1, required=True, metavar="TASK...")
+@click.argument("names", nargs=-1, required=True, metavar="NAME...")
 @_data_dir
-def data_fetch(tasks: tuple[str, ...], data_dir: Path | None) -> int:
-    """Download what tasks need and is not here."""
+def data_fetch(names: tuple[str, ...], data_dir: Path | None) -> int:
+    """Download what tasks or data sets need and is not here."""
     from fedbench import verbs
 
     result = COMPLETE
-    for task in tasks:
+    for name in names:
         try:
-            for path in verbs.data_fetch([task], data_dir)[task]:
-                click.echo(f"{task}: {path}")
-        except FedBenchError as error:
+            for path in verbs.data_fetch([name], data_dir)[name]:
+                click.echo(f"{name}: {path}")
+        except DataError as error:
             result = _stop(str(error), FAILED)
     return result
 
 
 @data.command("verify")
-@click.argument("tasks", nargs=-1, metavar="[TASK...]")
+@click.argument("names", nargs=-1, metavar="[NAME...]")
 @_data_dir
-def data_verify(tasks: tuple[str, ...], data_dir: Path | None) -> int:
+def data_verify(names: tuple[str, ...], data_dir: Path | None) -> int:
     """Read and check data files: MD5, keys, types, shapes, labels."""
     from fedbench import verbs
 
-    rows = verbs.data_verify(tasks, data_dir)
+    rows = verbs.data_verify(names, data_dir)
     _table(rows)
     return FAILED if any(row["state"] == "damaged" for row in rows) else COMPLETE
 

@@ -248,7 +248,8 @@ class Client:
             value.backward()
             if edit_gradients is not None:
                 for name, leaf in leaves.items():
-                    leaf.grad = edit_gradients(name, leaf.grad, leaf.detach())
+                    if leaf.grad is not None:
+                        leaf.grad = edit_gradients(name, leaf.grad, leaf.detach())
             optimiser.step()
             total += value.detach()
             steps += 1

@@ -107,8 +107,8 @@ def federate(task: Task, data: Dataset, track: Track, seed: int) -> Federation:
             chosen = data.test[matching(labels, data.targets[data.test], size, task.n_classes, rng)]
         if len(chosen) == 0 or len(np.setdiff1d(ids, chosen)) == 0:
             raise PartitionError(
-                f"client {client} of {task.name} has {len(ids)} samples: too few for a training set and a local test set "
-                f"of {task.protocol.local_test:.0%}; use fewer clients or a larger min_size."
+                f"client {client} of {task.name} has {len(ids)} samples: too few for a training set and a local test "
+                f"set of {task.protocol.local_test:.0%}; use fewer clients or a larger min_size."
             )
         tests.append(np.sort(chosen))
     train = tuple(np.sort(np.setdiff1d(ids, test)) for ids, test in zip(owned, tests, strict=True))
@@ -169,8 +169,8 @@ def matching(labels: Indices, pool: Indices, size: int, n_classes: int, rng: np.
     if feasible < ROBUST_TEST:
         scarce = int(np.flatnonzero(present)[(available[present] / mix[present]).argmin()])
         raise PartitionError(
-            f"class {scarce} is {mix[scarce]:.0%} of a client's labels but has {available[scarce]} test samples: too few "
-            f"for a test set of {ROBUST_TEST} in that mix; use a larger alpha, or the faithful track."
+            f"class {scarce} is {mix[scarce]:.0%} of a client's labels but has {available[scarce]} test samples: too "
+            f"few for a test set of {ROBUST_TEST} in that mix; use a larger alpha, or the faithful track."
         )
     sizes = apportion(mix, min(size, feasible), available)
     return np.concatenate(
@@ -187,7 +187,7 @@ def apportion(weights: np.ndarray, total: int, limits: np.ndarray) -> Indices:
     [3, 2, 1]
     """
     exact = weights / weights.sum() * total
-    sizes = np.minimum(np.floor(exact + 1e-9).astype(np.int64), limits)
+    sizes: Indices = np.minimum(np.floor(exact + 1e-9).astype(np.int64), limits)
     order = np.argsort(-(exact - sizes), kind="stable")
     for index in order:
         if sizes.sum() < total and sizes[index] < limits[index] and weights[index] > 0:

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_type_hints
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from fedbench.errors import MethodError, SpecError, unknown
 
@@ -225,4 +225,5 @@ class Method:
 
 def _hyperparameters(cls: type[Method]) -> dict[str, tuple[TypeAdapter[Any], Any]]:
     hints = get_type_hints(cls, include_extras=True)
-    return {item.name: (TypeAdapter(hints[item.name]), item.default) for item in dataclasses.fields(cls)}
+    finite = ConfigDict(allow_inf_nan=False)  # JSON, and so a cell's identity, has neither
+    return {item.name: (TypeAdapter(hints[item.name], config=finite), item.default) for item in dataclasses.fields(cls)}

@@ -51,7 +51,8 @@ class Dirichlet(Partitioner):
             largest = max(largest, smallest)
         raise PartitionError(
             f"no split of {n} samples over {k} clients at alpha {self.alpha:g} gave every client {self.min_size} "
-            f"samples in {self.max_tries} draws (best: {largest}); use a larger alpha, fewer clients or a smaller min_size."
+            f"samples in {self.max_tries} draws (best: {largest}); use a larger alpha, fewer clients or a smaller "
+            "min_size."
         )
 
     def _draw(self, targets: Indices, n_classes: int, rng: np.random.Generator) -> list[Indices]:
@@ -60,6 +61,8 @@ class Dirichlet(Partitioner):
         sizes = np.zeros(k, dtype=np.int64)
         for label in range(n_classes):
             members = rng.permutation(np.flatnonzero(targets == label))
+            if len(members) == 0:  # nothing to deal, and all clients may be full by now
+                continue
             shares = rng.dirichlet(np.full(k, self.alpha)) * (sizes < n / k)
             if not shares.sum() > 0:  # at a very small alpha all mass may sit on full clients
                 shares = (sizes < n / k).astype(float)

@@ -122,8 +122,16 @@ class Record:
     @cached_property
     def arrays(self) -> dict[str, Array]:
         """The arrays of ``predictions.npz``; see `ARRAYS`."""
-        with np.load(self.folder / PREDICTIONS, allow_pickle=False) as file:
-            return {name: file[name] for name in file.files}
+        try:
+            with np.load(self.folder / PREDICTIONS, allow_pickle=False) as file:
+                return {name: file[name] for name in file.files}
+        except (
+            ValueError,
+            EOFError,
+            AttributeError,
+            zipfile.BadZipFile,
+        ) as error:  # whoever wrote it hashed it as well
+            raise RecordError(f"{self.folder / PREDICTIONS} cannot be read ({error}); run the cell again.") from None
 
     @cached_property
     def rounds(self) -> pa.Table:
@@ -144,7 +152,8 @@ class Record:
             return np.unpackbits(arrays[name], axis=-1, count=width).astype(bool) if name in arrays else None
 
         def column(name: str) -> Array:
-            return self.rounds.column(name).to_numpy()
+            values: Array = self.rounds.column(name).to_numpy()
+            return values
 
         predictions = arrays.get("global_test_predictions")
         probabilities = arrays.get("global_test_probabilities")
@@ -240,6 +249,8 @@ def content_digest(info: RunInfo, rounds: Mapping[str, Any], clients: Mapping[st
             if not name.startswith(_TIMED)
         }
     for name, array in sorted(parts.items()):
+        if array.dtype.hasobject:
+            raise TypeError(f"{name} holds objects, whose bytes are addresses; a record keeps numbers and bits.")
         digest.update(f"{name}{array.dtype.str}{array.shape}".encode())
         digest.update(np.ascontiguousarray(array).tobytes())
     return digest.hexdigest()
@@ -279,7 +290,12 @@ def state(folder: Path) -> tuple[State, str]:
             return "corrupt", str(error)
         return "done", ""
     if (folder / FAILURE).is_file():
-        return "failed", _parse(Failure, folder / FAILURE).reason
+        try:
+            return "failed", _parse(Failure, folder / FAILURE).reason
+        except NewerSchemaError:
+            raise
+        except RecordError as error:
+            return "failed", str(error)
     return "missing", ""
 
 
@@ -305,6 +321,8 @@ def _parse(model: type[Model], path: Path) -> Model:
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
         version = values.get("schema_version", SCHEMA_VERSION)
+        if not isinstance(version, int):
+            raise ValueError(f"schema_version is {version!r}")
     except (OSError, ValueError, AttributeError) as error:
         raise RecordError(f"{path} cannot be read ({error}); delete that folder and run the cell again.") from None
     if version > SCHEMA_VERSION:

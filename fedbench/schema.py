@@ -58,8 +58,8 @@ class RunInfo(_Part):
     """``run.json``: what was run, where, and what it cost.
 
     ``identity`` is `fedbench.cell.Cell.identity`; ``hash`` is taken over it. ``cards`` holds the texts of task and
-    method. ``models`` says which of the three models the method has. ``seconds`` and ``environment`` are no part of
-    the digest, all the rest is.
+    method. ``models`` says which of the three models the method has. ``fedbench``, ``cards``, ``environment``,
+    ``started`` and ``seconds`` are no part of the digest, all the rest is.
     """
 
     schema_version: int

@@ -55,16 +55,21 @@ class Server:
 
         Sums run in float64 and in the order of the uploads, so that rounding does not depend on their number.
         """
-        mean = {
-            name: sum(
-                weight * upload.params[name].to(torch.float64) for weight, upload in zip(weights, uploads, strict=True)
-            ).to(tensor.dtype)
-            for name, tensor in self.params.items()
+        shared = {
+            name: _mean([upload.params[name] for upload in uploads], weights)
+            for name in self.params
             if self.shared(name)
         }
-        return {**self.params, **mean}
+        return {**self.params, **shared}
 
     def rng(self, name: str, client: int | None = None) -> np.random.Generator:
         """Return a method's own stream for this round, or for this round and client."""
         depends = {} if client is None else {"client": client}
         return self.streams.rng(f"method/{name}", round=self.round, **depends)
+
+
+def _mean(tensors: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
+    total = torch.zeros_like(tensors[0], dtype=torch.float64)
+    for tensor, weight in zip(tensors, weights, strict=True):
+        total += weight * tensor.to(torch.float64)
+    return total.to(tensors[0].dtype)

@@ -242,8 +242,8 @@ class Simulation:
         right = len(weights) == len(uploads) and all(np.isfinite(w) and w >= 0 for w in weights)
         if not right or abs(sum(weights) - 1) > 1e-6:
             raise MethodError(
-                f"{self.cell.method_name}: the weights of round {t} are {weights} for {len(uploads)} uploads; they must "
-                "be finite, not negative and sum to one (see fedbench.simplex)."
+                f"{self.cell.method_name}: the weights of round {t} are {weights} for {len(uploads)} uploads; they "
+                "must be finite, not negative and sum to one (see fedbench.simplex)."
             )
         return weights
 
@@ -267,15 +267,15 @@ class Simulation:
             return
         models = {client.id: client.local for client in clients if client.local is not None}
         if models:
-            bits = np.zeros(self.evaluator.offsets[-1], dtype=bool)
+            own = np.zeros(self.evaluator.offsets[-1], dtype=bool)
             for k, model in models.items():
-                bits[self._columns(k)] = self.evaluator.on_client(model, k)
-            self._append_on_clients("local", bits, models, rows)
+                own[self._columns(k)] = self.evaluator.on_client(model, k)
+            self._append_on_clients("local", own, models, rows)
         if t in self.protocol.personal_rounds():
-            bits, row["adapt_samples"] = self._personal(t, on_clients)
-            if bits is not None:
+            personal, row["adapt_samples"] = self._personal(t, on_clients)
+            if personal is not None:
                 self._append("personal_rounds", np.array(t))
-                self._append_on_clients("personal", bits, range(len(self.federation.tests)), rows)
+                self._append_on_clients("personal", personal, range(len(self.federation.tests)), rows)
 
     def _personal(self, t: int, on_clients: npt.NDArray[np.bool_] | None) -> tuple[npt.NDArray[np.bool_] | None, int]:
         """Return whether each client's personal model is right, and the samples spent on adapting it."""
@@ -317,7 +317,8 @@ class Simulation:
     def changed(self) -> dict[str, bytes]:
         """Return the parts of a checkpoint that changed since the last call."""
         series = io.BytesIO()
-        np.savez(series, **{name: np.stack(values) for name, values in self.arrays.items()})
+        arrays: dict[str, Any] = {name: np.stack(values) for name, values in self.arrays.items()}
+        np.savez(series, **arrays)
         parts = {
             "server": pack({"params": self.server.params, "state": self.server.state}),
             "rows": json.dumps([self.started, self.round_rows, self.client_rows]).encode(),
@@ -330,9 +331,7 @@ class Simulation:
     def restore(self, done: int, parts: Mapping[str, bytes]) -> None:
         """Go on from a checkpoint."""
         server = unpack(parts["server"])
-        # Safetensors sorts by name; sums over a model run in the model's own order.
-        self.server.params = {name: server["params"][name] for name in self.initial}
-        self.server.state = server["state"]
+        self.server.params, self.server.state = server["params"], server["state"]
         self.started, self.round_rows, self.client_rows = json.loads(parts["rows"])
         with np.load(io.BytesIO(parts["series"]), allow_pickle=False) as series:
             self.arrays = {name: list(series[name]) for name in series.files}

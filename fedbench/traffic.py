@@ -44,6 +44,8 @@ def tensors(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, 
             yield prefix + name, value
         elif isinstance(value, Mapping):
             yield from tensors(value, f"{prefix}{name}.")
+        elif isinstance(value, list | tuple):
+            yield from tensors({str(i): item for i, item in enumerate(value)}, f"{prefix}{name}.")
 
 
 def _copy(value: Any) -> Any:

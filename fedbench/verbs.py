@@ -15,7 +15,7 @@ from fedbench.errors import DataError, DataMissingError, FedBenchError, SpecErro
 from fedbench.executors import Event, Options, run_cells
 from fedbench.metrics import METRICS
 from fedbench.schema import SCHEMA_VERSION, Plan, PlannedCell
-from fedbench.task import Task
+from fedbench.task import Data, Task
 from fedbench.taskfile import load_task_file
 
 RESULTS, REPORTS = Path("results"), Path("reports")
@@ -176,7 +176,7 @@ def _method_row(method: Any) -> dict[str, str]:
 
 def first_line(method: type) -> str:
     """Return the first line of what a method's file says of itself."""
-    text = inspect.getmodule(method).__doc__ or method.__doc__ or ""  # type: ignore[union-attr]
+    text = inspect.getmodule(method).__doc__ or method.__doc__ or ""
     return text.strip().splitlines()[0] if text.strip() else ""
 
 
@@ -234,7 +234,7 @@ def _task_card(task: Task) -> str:
 
 
 def cite(names: Sequence[str]) -> str:
-    """Return BibTeX for FedBench's data and for the methods named.
+    """Return BibTeX for the methods named.
 
     Raises
     ------
@@ -334,38 +334,45 @@ def data_ls(data_dir: Path | None = None) -> list[dict[str, str]]:
     """Return a row for each task: its files, or where they were looked for."""
     rows = []
     for name in registry.tasks.names():
-        task = registry.tasks.get(name)
-        try:
-            found = ", ".join(str(path) for path in task.data.locate(data_dir)) or "nothing to fetch"
-            rows.append({"task": name, "state": "here", "files": found})
-        except DataMissingError as error:
-            rows.append({"task": name, "state": "missing", "files": str(error)})
+        reason = _unavailable(registry.tasks.get(name), data_dir, fetch=False)
+        files = reason or ", ".join(str(path) for path in registry.tasks.get(name).data.locate(data_dir))
+        rows.append({"task": name, "state": "missing" if reason else "here", "files": files})
     return rows
 
 
 def data_fetch(names: Sequence[str], data_dir: Path | None = None) -> dict[str, tuple[Path, ...]]:
-    """Download what the named tasks need and is not here, and return the files.
+    """Download what is not here of the named tasks or data sets, and return the files.
 
     Raises
     ------
-    SpecError, DataMissingError
-        A task is unknown, or a file cannot be downloaded.
+    SpecError, DataMissingError, DataError
+        A name is unknown, or a file cannot be downloaded or is not the official one.
     """
-    return {name: registry.tasks.get(name).data.fetch(data_dir) for name in names}
+    return {name: _data(name).fetch(data_dir) for name in names}
 
 
-def data_verify(names: Sequence[str], data_dir: Path | None = None) -> list[dict[str, str]]:
-    """Read and check the data of the named tasks, or of all, and return a row for each."""
+def data_verify(names: Sequence[str] = (), data_dir: Path | None = None) -> list[dict[str, str]]:
+    """Read and check the data of the named tasks or data sets, or of all tasks, and return a row for each."""
     rows = []
     for name in names or registry.tasks.names():
         try:
-            samples = len(registry.tasks.get(name).data.load(data_dir).targets)
-            rows.append({"task": name, "state": "good", "detail": f"{samples:,} samples"})
+            state, detail = "good", f"{len(_data(name).load(data_dir).targets):,} samples"
         except DataMissingError as error:
-            rows.append({"task": name, "state": "missing", "detail": str(error)})
+            state, detail = "missing", str(error)
         except DataError as error:
-            rows.append({"task": name, "state": "damaged", "detail": str(error)})
+            state, detail = "damaged", str(error)
+        rows.append({"name": name, "state": state, "detail": detail})
     return rows
+
+
+def _data(name: str) -> Data:
+    """Return the data of a task, or of a data set such as ``bloodmnist`` that a task uses."""
+    tasks: dict[str, Data] = {task: registry.tasks.get(task).data for task in registry.tasks.names()}
+    sets: dict[str, Data] = {data.flag: data for data in tasks.values() if hasattr(data, "flag")}
+    known = {**sets, **tasks}
+    if name not in known:
+        raise unknown("task or data set", name, known)
+    return known[name]
 
 
 def estimate(cell: Cell) -> float:
@@ -402,10 +409,12 @@ def _states(cells: Sequence[Cell], results: Path, missing: Mapping[Task, str]) -
     states = []
     for cell in cells:
         state, reason = records.state(cell.folder(results))
-        if state != "done" and missing[cell.task]:
-            state, reason = "skipped", missing[cell.task]
-        cost = 0.0 if state in ("done", "skipped") else costs[cell.task]
-        states.append(CellState(cell, state, reason, cost))
+        if state == "done":
+            states.append(CellState(cell, state))
+        elif missing[cell.task]:
+            states.append(CellState(cell, "skipped", missing[cell.task]))
+        else:
+            states.append(CellState(cell, state, reason, costs[cell.task]))
     return states
 
 

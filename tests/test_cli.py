@@ -1,0 +1,256 @@
+"""The command line and the functions beside it, as a newcomer meets them."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from fedbench import SpecError, cli, registry, verbs
+from fedbench.records import Record
+
+
+@pytest.fixture
+def fedbench(tmp_path, monkeypatch, capfd):
+    """Return a function that runs a command in an empty folder with an empty home."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home" / ".cache"))
+    monkeypatch.setenv("COLUMNS", "100")
+    monkeypatch.setenv("FEDBENCH_MIRROR", "http://127.0.0.1:9/none")  # nothing listens there
+    monkeypatch.delenv("FEDBENCH_DATA", raising=False)
+
+    def run(*arguments):
+        with pytest.raises(SystemExit) as stop:
+            cli.main([str(argument) for argument in arguments])
+        out, err = capfd.readouterr()
+        return stop.value.code, out, err
+
+    return run
+
+
+HEART = ("run", "--task", "heart", "--method", "fedavg", "--seed", "1")
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """Return the results folder of one finished cell."""
+    results = tmp_path_factory.mktemp("finished")
+    verbs.run(verbs.Selection("quick", ["heart"], ["fedavg"], [1]), results, reports=None, jobs=1)
+    return results
+
+
+def test_run_writes_records_and_board_and_a_second_run_does_nothing(fedbench, tmp_path):
+    status, out, _ = fedbench(*HEART)
+    assert status == 0
+    assert "1 of 1 cells done (1 run now), 0 failed, 0 skipped." in out
+    assert "[1/1] heart/fedavg/seed-1 done, digest " in out
+    page = tmp_path / "reports" / "quick" / "index.html"
+    before = page.read_bytes()
+    assert (tmp_path / "reports" / "quick" / "leaderboard.md").is_file()
+    status, out, _ = fedbench(*HEART)
+    assert (status, "(0 run now)" in out) == (0, True)
+    assert page.read_bytes() == before
+
+
+def test_the_plan_lists_the_whole_suite(fedbench, tmp_path):
+    fedbench(*HEART)
+    plan = json.loads((tmp_path / "results" / "plans" / "quick.json").read_text())
+    assert len(plan["cells"]) == 3 * 6 * 3
+
+
+def test_a_set_hyperparameter_is_a_cell_of_its_own(fedbench):
+    fedbench("run", "--task", "heart", "--method", "fedprox", "--seed", "1", "--set", "fedprox.mu=0.01")
+    status, out, _ = fedbench("status", "--task", "heart", "--method", "fedprox", "--seed", "1")
+    assert (status, "1 missing" in out) == (1, True)
+    status, out, _ = fedbench(
+        "status", "--task", "heart", "--method", "fedprox", "--seed", "1", "--set", "fedprox.mu=0.01"
+    )
+    assert (status, out.strip()) == (0, "1 cells: 1 done")
+
+
+def test_a_dry_run_writes_nothing(fedbench, tmp_path):
+    status, out, _ = fedbench("run", "--all", "--dry-run", "--jobs", "2")
+    assert status == 0
+    assert "54 cells: 54 missing; about" in out
+    assert "blood-mini/fedkper/seed-3" in out
+    assert not (tmp_path / "results").exists()
+
+
+def test_a_task_without_data_is_skipped_and_the_rest_runs(fedbench, tmp_path):
+    chosen = ("--task", "organc", "--task", "heart", "--method", "majority", "--seed", "1")
+    status, out, _ = fedbench("run", *chosen)
+    assert status == 1
+    assert "1 of 2 cells done (1 run now), 0 failed, 1 skipped." in out
+    reason = next(line for line in out.splitlines() if "organc: skipped" in line)
+    for part in ("organcmnist.npz is not on this machine", str(tmp_path), "fedbench data fetch organcmnist"):
+        assert part in reason
+    status, out, _ = fedbench("status", *chosen)
+    assert "1 done, 1 skipped" in out or "1 skipped, 1 done" in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["run"], "say what to run: --all"),
+        (["run", "--task", "hart"], "unknown task 'hart'; did you mean heart?"),
+        (["run", "--task", "heart", "--method", "fedavgg"], "unknown method 'fedavgg'; did you mean fedavg"),
+        (["run", "--all", "--suite", "quik"], "unknown suite 'quik'; did you mean quick"),
+        (["run", "--all", "--suite", "no.toml"], "suite file no.toml: No such file"),
+        (["run", "--all", "--set", "fedprox.nu=1"], "unknown hyperparameter of fedprox 'nu'; did you mean mu?"),
+        (
+            ["run", "--all", "--set", "fedprox.mu=-1"],
+            "FedProx.mu: input should be greater than or equal to 0, got '-1'",
+        ),
+        (["run", "--all", "--set", "fedprox.mu=high"], "FedProx.mu: input should be a valid number"),
+        (["run", "--all", "--set", "mu=1"], "write it as METHOD.NAME=VALUE"),
+        (["run", "--all", "--set", "ditto.mu=1"], "unknown method to set a hyperparameter of 'ditto'"),
+        (["run", "--task", "heart", "--seed", "-1"], "seed: must not be negative, got -1"),
+        (["run", "--task", "heart", "--seed", "one"], "'one' is not a valid integer"),
+        (["run", "--all", "--jobs", "0"], "jobs: must be at least 1, got 0"),
+        (["run", "--task-file", "none.toml"], "none.toml"),
+        (["ls", "everything"], "known: methods, metrics, suites, tasks"),
+        (["show", "fedkpr"], "did you mean fedkper"),
+        (["cite", "fedav"], "did you mean fedavg"),
+        (["data", "fetch", "bloodmnst"], "unknown task or data set 'bloodmnst'; did you mean bloodmnist"),
+        (["report"], "quick"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_bad_usage_is_answered_in_a_line(fedbench, tmp_path, arguments, message):
+    status, _, err = fedbench(*arguments)
+    assert message in err
+    assert status == 2
+    assert "Traceback" not in err
+    assert not (tmp_path / "results").exists()
+
+
+def test_a_results_folder_that_cannot_be_written_is_named(fedbench, tmp_path):
+    (tmp_path / "file").write_text("not a folder")
+    status, _, err = fedbench(*HEART, "--out", tmp_path / "file" / "results")
+    assert status == 2
+    assert "cannot be written (Not a directory); choose another one with --out." in err
+
+
+def test_a_record_of_a_newer_schema_is_refused_and_kept(fedbench, finished, tmp_path):
+    import shutil
+
+    results = tmp_path / "results"
+    shutil.copytree(finished, results)
+    manifest = next(results.rglob("manifest.json"))
+    manifest.write_text(manifest.read_text().replace('"schema_version": 1', '"schema_version": 99'))
+    before = manifest.read_text()
+    status, _, err = fedbench(*HEART, "--out", results)
+    assert status == 2
+    assert "schema version 99, this FedBench reads up to 1; update FedBench" in err
+    assert manifest.read_text() == before
+
+
+def test_a_corrupt_record_is_named_and_run_again(fedbench, finished, tmp_path):
+    import shutil
+
+    results = tmp_path / "results"
+    shutil.copytree(finished, results)
+    digest = Record.open(next(results.rglob("manifest.json")).parent).digest
+    predictions = next(results.rglob("predictions.npz"))
+    predictions.write_bytes(predictions.read_bytes()[:-1])
+    chosen = HEART[1:]
+    status, out, _ = fedbench("status", *chosen, "--out", results)
+    assert (status, "1 corrupt" in out, "SHA-256" in " ".join(out.split())) == (1, True, True)
+    status, _, _ = fedbench(*HEART, "--out", results)
+    assert status == 0
+    assert Record.open(predictions.parent).digest == digest
+
+
+def test_help_loads_nothing_heavy():
+    code = "import sys; from fedbench import cli\n"
+    code += "try: cli.main(['--help'])\nfinally: print(*sys.modules, file=sys.stderr)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "Federated learning on medical images" in done.stdout
+    loaded = {name.partition(".")[0] for name in done.stderr.split()}
+    assert not loaded & {"torch", "numpy", "scipy", "pydantic", "pyarrow", "jinja2", "rich", "medmnist"}
+
+
+def test_ls_shows_every_built_in(fedbench):
+    for what, names in (
+        ("tasks", ("blood", "organc", "organs", "heart")),
+        ("methods", ("fedavg", "fedkper", "majority")),
+        ("suites", ("quick-robust", "paper-local")),
+        ("metrics", ("bwt", "worst_sampled_accuracy")),
+    ):
+        status, out, _ = fedbench("ls", what)
+        first = {line.split()[0] for line in out.splitlines() if line.split()}
+        assert (status, first >= set(names)) == (0, True)
+
+
+def test_show_prints_the_card(fedbench):
+    assert "mu : float, >= 0" in fedbench("show", "fedprox")[1]
+    assert "100 rounds, 10% of the clients a round, 5 local epochs, batch 12" in fedbench("show", "blood")[1]
+    assert "heart" in fedbench("show", "quick")[1]
+    assert fedbench("show", "bwt")[0] == 0
+
+
+def test_cite_prints_bibtex(fedbench):
+    status, out, _ = fedbench("cite", "fedkper", "local")
+    assert (status, "2605.00698" in out, "% local: a reference point without a paper" in out) == (0, True, True)
+
+
+def test_data_verbs(fedbench):
+    status, out, _ = fedbench("data", "ls")
+    assert (status, "bloodmnist.npz is not on" in " ".join(out.split())) == (0, True)
+    status, out, _ = fedbench("data", "verify", "heart", "blood-mini")
+    assert (status, "740 samples" in out, "2,640 samples" in out) == (0, True, True)
+    status, _, err = fedbench("data", "fetch", "organs")
+    assert (status, "organsmnist.npz" in err) == (1, True)
+
+
+def test_a_task_over_own_data_runs_and_has_a_board_of_its_own(fedbench, tmp_path):
+    lines = ["age,marker,hospital,ill"]
+    lines += [f"{30 + i % 40},{(i * 7) % 13},{'north' if i % 3 else 'south'},{int(i % 40 > 20)}" for i in range(120)]
+    (tmp_path / "mine.csv").write_text("\n".join(lines) + "\n")
+    (tmp_path / "mine.toml").write_text(
+        """
+        [task]
+        name = "mine"
+        title = "Two hospitals of mine"
+        source = "mine"
+        [data]
+        file = "mine.csv"
+        label = "ill"
+        site = "hospital"
+        [partition]
+        kind = "natural"
+        [model]
+        name = "mlp"
+        [protocol]
+        rounds = 2
+        participation = 1.0
+        local_epochs = 1
+        batch_size = 8
+        lr = 0.01
+        """
+    )
+    try:
+        status, out, err = fedbench("run", "--task-file", "mine.toml", "--method", "fedavg", "--seed", "1")
+        assert status == 0, out + err
+        assert (tmp_path / "reports" / "mine" / "index.html").is_file()
+    finally:
+        registry.tasks.forget("mine")
+
+
+def test_verbs_return_values(finished):
+    states = verbs.status(verbs.Selection("quick", ["heart"], ["fedavg"], [1, 2]), finished)
+    assert [item.state for item in states] == ["done", "missing"]
+    assert states[0].seconds == 0 < states[1].seconds
+    with pytest.raises(SpecError, match="jobs"):
+        verbs.run(verbs.Selection("quick"), finished, jobs=-1)
+
+
+def test_a_broken_plug_in_is_listed_by_name_and_hides_nothing(monkeypatch):
+    from importlib.metadata import EntryPoint
+
+    points = {**registry.methods.points(), "bad": EntryPoint("bad", "no_such_module:Bad", "fedbench.methods")}
+    monkeypatch.setattr(registry.methods, "_points", points)
+    rows = {row["name"]: row for row in verbs.ls("methods")}
+    assert "cannot be imported from no_such_module:Bad" in rows["bad"]["title"]
+    assert rows["fedavg"]["family"] == "global"

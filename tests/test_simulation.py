@@ -1,0 +1,266 @@
+"""The simulation: same bits again, resume, isolation, broken methods, what a record holds."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from fedbench import Download, Method, MethodError, Upload
+from fedbench.metrics import evaluate
+from fedbench.simulation import Simulation, load_data, run_cell
+
+
+@pytest.fixture(scope="module")
+def heart(shrink):
+    return shrink("heart", rounds=4, local_epochs=1, personal_every=2)
+
+
+@pytest.fixture(scope="module")
+def blood(shrink):
+    return shrink("blood-mini", rounds=2, local_epochs=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServerMomentum(Method):
+    """FedAvg with a momentum at the server: a method with state there."""
+
+    def init_server(self, server):
+        server.state["speed"] = {name: torch.zeros_like(tensor) for name, tensor in server.params.items()}
+        server.state["updates"] = 0
+
+    def server_update(self, server, uploads, weights):
+        mean = server.average(uploads, weights)
+        speed = {n: 0.9 * v + mean[n] - server.params[n] for n, v in server.state["speed"].items()}
+        server.state = {"speed": speed, "updates": server.state["updates"] + 1}
+        server.params = {name: tensor + speed[name] for name, tensor in server.params.items()}
+
+
+class Stop(Exception):
+    pass
+
+
+def stop_after(rounds):
+    def watch(done, total):
+        if done == rounds:
+            raise Stop
+
+    return watch
+
+
+@pytest.mark.parametrize("track", ["faithful", "robust"])
+def test_a_repeat_gives_the_same_digest_and_another_seed_does_not(make_cell, heart, tmp_path, track):
+    first = run_cell(make_cell(heart, track=track), tmp_path / "a")
+    again = run_cell(make_cell(heart, track=track), tmp_path / "b")
+    other = run_cell(make_cell(heart, track=track, seed=2), tmp_path / "a")
+    assert first.digest == again.digest != other.digest
+    ids, others = first.info.seed_ids, other.info.seed_ids
+    assert ids.init != others.init
+    assert (ids.partition == others.partition) is (track == "faithful")
+
+
+@pytest.mark.parametrize("method", ["fedavg", "fedkper", "local", "majority", ServerMomentum])
+def test_a_run_stopped_at_any_round_goes_on_to_the_same_bits(make_cell, heart, tmp_path, method):
+    cell = make_cell(heart, method)
+    whole = run_cell(cell, tmp_path / "whole")
+    for rounds in range(1, heart.protocol.rounds):
+        results = tmp_path / f"stopped-{rounds}"
+        with pytest.raises(Stop):
+            run_cell(cell, results, checkpoint_seconds=0, watch=stop_after(rounds + 1))
+        started = []
+        resumed = run_cell(cell, results, watch=lambda done, total, log=started: log.append(done))
+        assert started[0] == rounds
+        assert resumed.digest == whole.digest
+        assert [path.name for path in cell.folder(results).parent.iterdir()] == ["seed-1"]
+
+
+def test_images_resume_to_the_same_bits(make_cell, blood, tmp_path):
+    cell = make_cell(blood, "fedkper")
+    whole = run_cell(cell, tmp_path / "whole")
+    with pytest.raises(Stop):
+        run_cell(cell, tmp_path / "stopped", checkpoint_seconds=0, watch=stop_after(2))
+    assert run_cell(cell, tmp_path / "stopped").digest == whole.digest
+
+
+def test_methods_share_the_tasks_draws(make_cell, heart, tmp_path):
+    ids = {run_cell(make_cell(heart, name), tmp_path).info.seed_ids for name in ("fedavg", "fedkper", "local")}
+    assert len(ids) == 1
+
+
+def test_a_record_holds_what_happened(make_cell, blood, tmp_path):
+    record = run_cell(make_cell(blood), tmp_path, keep_weights=True)
+    data = blood.data.load()
+    outcome, info, arrays = record.outcome, record.info, record.arrays
+    assert info.identity["method"] == {"name": "fedavg", "version": 1, "family": "global", "hyperparameters": {}}
+    assert info.models == ("global", "local", "personal")
+    assert arrays["test_labels"].tolist() == data.targets[data.test].tolist()
+    assert arrays["global_test_predictions"].shape == (2, len(data.test))
+    assert outcome.sampled.sum(axis=1).tolist() == [4, 4]
+    assert not (set(arrays["client_test_ids"]) & set(data.test))  # the paper's local tests are training images
+    assert arrays["train_class_counts"].sum() + len(arrays["client_test_ids"]) == len(data.train)
+    sampled = outcome.sampled
+    rows = record.clients.to_pydict()
+    for t, k, weight, local in zip(rows["round"], rows["client"], rows["weight"], rows["local_accuracy"], strict=True):
+        assert (weight is not None) == (local is not None) == bool(sampled[t, k])
+    counts = arrays["train_class_counts"].sum(axis=1)
+    expected = counts * sampled[0] / (counts * sampled[0]).sum()
+    assert [w or 0.0 for w in rows["weight"][:8]] == pytest.approx(expected.tolist())
+
+    weights = load_file(record.folder / "weights.safetensors")
+    params = {name.removeprefix("global/"): t for name, t in weights.items() if name.startswith("global/")}
+    simulation = Simulation(make_cell(blood), data)
+    predictions = simulation.evaluator.everywhere(params).predictions
+    assert (predictions == arrays["global_test_predictions"][-1]).all()
+    assert {name.split("/")[0] for name in weights} == {"global", *(f"client-{k}" for k in range(8))}
+
+
+def test_stored_accuracies_are_those_of_the_stored_predictions(make_cell, blood, tmp_path):
+    record = run_cell(make_cell(blood), tmp_path)
+    rounds, outcome = record.rounds.to_pydict(), record.outcome
+    right = outcome.test_predictions == outcome.test_labels
+    assert rounds["global_accuracy"] == right.mean(axis=1).tolist()
+    assert rounds["validation_accuracy"] == outcome.validation.mean(axis=1).tolist()
+    on_clients = np.array(record.clients.to_pydict()["global_accuracy"]).reshape(2, 8)
+    assert np.allclose(on_clients, outcome.per_client(outcome.on_clients))
+    values = evaluate(outcome)
+    assert values["global_accuracy_mean"] == pytest.approx(right.mean())
+    assert 0 <= values["global_auc"] <= 1
+
+
+def test_personal_models_of_a_global_method_are_the_global_model(make_cell, heart, tmp_path):
+    outcome = run_cell(make_cell(heart), tmp_path).outcome
+    assert outcome.personal_rounds.tolist() == [1, 3]
+    assert (outcome.personal == outcome.on_clients[[1, 3]]).all()
+
+
+def test_evaluation_changes_nothing(make_cell, shrink, tmp_path):
+    """Evaluating personal models in every round, or in the last alone, gives the same models."""
+    often, once = shrink("heart", rounds=3, personal_every=1), shrink("heart", rounds=3, personal_every=0)
+    runs = [run_cell(make_cell(task, "local"), tmp_path, keep_weights=True) for task in (often, once)]
+    a, b = (load_file(record.folder / "weights.safetensors") for record in runs)
+    assert a.keys() == b.keys()
+    assert all(torch.equal(a[name], b[name]) for name in a)
+
+
+# --- broken methods: each is stopped with the rule that it breaks ------------------------------------------------
+
+
+class NanWeights(Method):
+    def weights(self, server, uploads):
+        return [float("nan")] * len(uploads)
+
+
+class HeavyWeights(Method):
+    def weights(self, server, uploads):
+        return [1.0] * len(uploads)
+
+
+class TooFewWeights(Method):
+    def weights(self, server, uploads):
+        return [1.0]
+
+
+class Exploding(Method):
+    def client_update(self, client):
+        return client.upload({name: tensor / 0 for name, tensor in client.params.items()})
+
+
+class Leaking(Method):
+    def shared(self, name):
+        return not name.startswith("head")
+
+    def client_update(self, client):
+        return Upload(client.id, client.n, client.params)
+
+
+class SendsText(Method):
+    def client_update(self, client):
+        return client.upload(client.params, note="hello")
+
+
+class KeepsObjects(Method):
+    def client_update(self, client):
+        client.state = {"seen": {1, 2}}
+        return client.upload(client.params)
+
+
+class QueriesInVain(Method):
+    def query(self, server):
+        return [0]
+
+
+@pytest.mark.parametrize(
+    ("method", "message"),
+    [
+        (NanWeights, r"nanweights: the weights of round 0 are \[nan, nan, nan, nan\].*finite"),
+        (HeavyWeights, r"the weights of round 0 are .*sum to one"),
+        (TooFewWeights, r"\[1.0\] for 4 uploads"),
+        (Exploding, r"exploding: the upload of client 0 in round 0 is not finite in fc1.weight"),
+        (Leaking, r"leaking: the upload of client 0 in round 0 holds the private tensors \['head.weight'"),
+        (SendsText, r"a str cannot be sent"),
+        (KeepsObjects, r"state: seen is a set"),
+        (QueriesInVain, r"queries clients but defines no report"),
+    ],
+    ids=lambda value: value.__name__ if isinstance(value, type) else "",
+)
+def test_a_broken_method_is_stopped_by_name(make_cell, heart, tmp_path, method, message):
+    cell = make_cell(heart, method)
+    with pytest.raises(MethodError, match=message):
+        run_cell(cell, tmp_path, checkpoint_seconds=0)
+    assert not cell.folder(tmp_path).exists()
+
+
+class Vandal(Method):
+    """Overwrites in place everything that it is handed."""
+
+    def client_update(self, client):
+        upload = super().client_update(client)
+        for tensor in client.received.params.values():
+            tensor.zero_()
+        return upload
+
+
+def test_a_client_cannot_change_what_the_next_one_is_sent(make_cell, heart, tmp_path):
+    vandal, honest = (Simulation(make_cell(heart, kind), load_data(heart.data, None)) for kind in (Vandal, Method))
+    for simulation in (vandal, honest):
+        simulation.round()
+    assert all(torch.equal(vandal.server.params[name], tensor) for name, tensor in honest.server.params.items())
+
+
+class Counting(Method):
+    """Client state that counts visits, to see that it is kept for each client alone."""
+
+    def init_client(self, client):
+        client.state["visits"] = torch.zeros(1)
+
+    def client_update(self, client):
+        client.state = {**client.state, "visits": client.state["visits"] + 1}
+        return super().client_update(client)
+
+
+def test_state_is_kept_for_each_client_alone(make_cell, blood):
+    simulation = Simulation(make_cell(blood, Counting), load_data(blood.data, None))
+    for _ in range(2):
+        simulation.round()
+    visits = {k: int(state["visits"]) for k, state in simulation.states.items()}
+    schedule = np.concatenate(simulation.federation.schedule)
+    assert visits == {k: int((schedule == k).sum()) for k in set(schedule.tolist())}
+
+
+class Chatty(Method):
+    """Sends two numbers down and a tensor up, to see that they are counted."""
+
+    def broadcast(self, server, client_id):
+        return Download(server.download().params, {"temperature": 1.0, "table": {"row": torch.zeros(3)}})
+
+    def client_update(self, client):
+        return client.upload(client.fit(client.params, self.loss).params, extra=torch.zeros(5, dtype=torch.float64))
+
+
+def test_traffic_is_counted_from_real_payloads(make_cell, heart):
+    simulation = Simulation(make_cell(heart, Chatty), load_data(heart.data, None))
+    simulation.round()
+    model = 4 * sum(tensor.numel() for tensor in simulation.initial.values())
+    assert simulation.round_rows[0]["bytes_down"] == 4 * (model + 8 + 12)
+    assert simulation.round_rows[0]["bytes_up"] == 4 * (model + 40 + 8)
