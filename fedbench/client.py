@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -188,13 +188,15 @@ class Client:
         params: Mapping[str, Tensor],
         loss: Loss,
         *,
-        train: Container[str] | None = None,
+        train: Callable[[str], bool] = lambda name: True,
         epochs: int | None = None,
         batch_size: int | None = None,
         lr: float | None = None,
         momentum: float | None = None,
         weight_decay: float | None = None,
         edit_gradients: Callable[[str, Tensor, Tensor], Tensor] | None = None,
+        project: Callable[[Params], Mapping[str, Tensor]] | None = None,
+        until: Callable[[Sequence[float]], bool] | None = None,
         data: Indices | None = None,
         stream: str = "order",
     ) -> Fit:
@@ -208,12 +210,16 @@ class Client:
             Where to start; not changed.
         loss : callable
             ``loss(client, batch)``, a scalar.
-        train : container of str, optional
-            Names that are trained; all, if not given. The others are passed through.
+        train : callable
+            Says by name what is trained; all, if not given. The rest is passed through.
         epochs, batch_size, lr, momentum, weight_decay : optional
             Those of the protocol, if not given.
         edit_gradients : callable, optional
             ``edit_gradients(name, gradient, parameter)`` returns what the optimiser sees.
+        project : callable, optional
+            ``project(params)`` returns what replaces the trained parameters after each step.
+        until : callable, optional
+            ``until(losses)`` says after each step, from the losses so far, whether to stop before ``epochs`` end.
         data : int64 array, optional
             Positions of the training samples to use; all, if not given.
         stream : str
@@ -226,7 +232,7 @@ class Client:
             The loss became infinite or NaN.
         """
         protocol = self.protocol
-        names = [name for name in params if train is None or name in train]
+        names = [name for name in params if train(name)]
         # Weights of convolutions are trained channels last, as the samples lie; outside they are contiguous.
         leaves = {
             name: params[name].detach().clone(memory_format=_layout(params[name])).requires_grad_() for name in names
@@ -240,7 +246,7 @@ class Client:
             weight_decay=protocol.weight_decay if weight_decay is None else weight_decay,
             fused=True,
         )
-        total, steps = torch.zeros((), dtype=torch.float64), 0
+        total, steps, losses = torch.zeros((), dtype=torch.float64), 0, []
         for index in self._batches(stream, epochs, batch_size or protocol.batch_size, data):
             batch = Batch(self.model, self.kind, live, self.inputs[index], self.targets[index], index)
             value = loss(self, batch)
@@ -251,9 +257,17 @@ class Client:
                     if leaf.grad is not None:
                         leaf.grad = edit_gradients(name, leaf.grad, leaf.detach())
             optimiser.step()
+            if project is not None:
+                with torch.no_grad():
+                    for name, tensor in project(leaves).items():
+                        leaves[name].copy_(tensor)
             total += value.detach()
             steps += 1
             self.work.trained += len(index)
+            if until is not None:
+                losses.append(float(value.detach()))
+                if until(losses):
+                    break
         mean = float(total / max(steps, 1))
         if not np.isfinite(mean):
             raise MethodError(
@@ -283,6 +297,64 @@ class Client:
     def score(self, params: Mapping[str, Tensor]) -> float:
         """Return the mean score on the client's training data: the accuracy, where targets are classes."""
         return float(self.kind.score(self.outputs(params).logits, self.targets).mean())
+
+    def measure(
+        self,
+        value: Loss,
+        *,
+        params: Mapping[str, Tensor],
+        data: Indices | None = None,
+        batch_size: int | None = None,
+        gradients: bool = False,
+    ) -> list[Any]:
+        """Return a value of each batch of the training data in order, without training.
+
+        Parameters
+        ----------
+        value : callable
+            ``value(client, batch)``, a tensor; a scalar if gradients are asked for.
+        params : mapping of str to tensor
+            Where to measure; not changed.
+        data : int64 array, optional
+            Positions of the training samples to use; all, if not given.
+        batch_size : int, optional
+            That of evaluation, if not given.
+        gradients : bool
+            Return a mapping of gradients by name for each batch, instead of the values.
+        """
+        measured: list[Any] = []
+        pool = torch.arange(self.n) if data is None else torch.from_numpy(data)
+        for index in pool.split(batch_size or self.protocol.evaluation_batch):
+            live = {name: tensor.detach().clone().requires_grad_(gradients) for name, tensor in params.items()}
+            batch = Batch(self.model, self.kind, live, self.inputs[index], self.targets[index], index)
+            with torch.set_grad_enabled(gradients):
+                result = value(self, batch)
+            if gradients:
+                measured.append(dict(zip(live, torch.autograd.grad(result, list(live.values())), strict=True)))
+                self.work.trained += len(index)
+            else:
+                measured.append(result)
+                self.work.forward += len(index)
+        return measured
+
+    def split(self, share: float, stream: str) -> tuple[Indices, Indices]:
+        """Cut off a share of the training samples, the same ones in every round.
+
+        Parameters
+        ----------
+        share : float in (0, 1)
+            What is held out, rounded down, but at least one sample where there are two or more.
+        stream : str
+            Name of the stream that draws.
+
+        Returns
+        -------
+        tuple of two int64 arrays
+            Positions that remain, and positions held out, both ascending.
+        """
+        order = self.streams.rng(f"method/{stream}", client=self.id).permutation(self.n)
+        held = min(max(int(share * self.n), 1), self.n - 1)
+        return np.sort(order[held:]), np.sort(order[:held])
 
     def upload(self, params: Mapping[str, Tensor], **extra: Any) -> Upload:
         """Return what is sent: the shared tensors of a trained model, n, and anything else by name.

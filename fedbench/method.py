@@ -212,7 +212,7 @@ class Method:
     # --- counted traffic outside the normal round ---------------------------------------------------------------
 
     def query(self, server: Server) -> Sequence[int]:
-        """Return the clients asked for a report before this round (``server.round``); after the last, round T."""
+        """Return the clients asked for a report before this round (``server.round``, counted from 0)."""
         return ()
 
     def report(self, client: Client) -> Upload:

@@ -162,7 +162,7 @@ class Simulation:
             self._keep(client)
             uploads.append(upload)
             clients.append(client)
-            received, sent = payload_bytes(client.received), payload_bytes(upload)
+            received, sent = self._bytes(client.received), self._bytes(upload)
             down, up = down + received, up + sent
             rows[k] |= {"bytes_down": received, "bytes_up": sent, "seconds_train": seconds}
             if client.fits:
@@ -223,10 +223,13 @@ class Simulation:
             reports.append(self.method.report(client))
             self._check(reports[-1], t)
             self._keep(client)
-            down += payload_bytes(client.received)
+            down += self._bytes(client.received)
         if reports:
             self.method.receive(self.server, reports)
-        return down, sum(payload_bytes(report) for report in reports)
+        return down, sum(self._bytes(report) for report in reports)
+
+    def _bytes(self, payload: Download | Upload) -> int:
+        return 0 if self.plan.pool else payload_bytes(payload)  # where all data is in one place, nothing is sent
 
     def _check(self, upload: Upload, t: int) -> None:
         who = f"{self.cell.method_name}: the upload of client {upload.client} in round {t}"

@@ -21,7 +21,7 @@ class Centralised(Method):
     the same size and at the same learning rate: the effort is that of the federation, the data is not split. A round's
     passes are drawn without replacement until the data is used up, then anew. There is no local model.
 
-    Cost: no traffic is counted; the sample passes of FedAvg.
+    Cost: no traffic, as nothing is sent; the sample passes of FedAvg.
     """
 
     family = "reference"

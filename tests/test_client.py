@@ -131,7 +131,7 @@ def test_fit_leaves_its_start_and_global_generators_alone(make_client):
 
 def test_only_named_tensors_are_trained(make_client):
     client = make_client(momentum=0.9, weight_decay=0.1)
-    fit = client.fit(client.params, LOSS, train={"head.weight", "head.bias"})
+    fit = client.fit(client.params, LOSS, train=lambda name: name.startswith("head"))
     assert torch.equal(fit.params["fc1.weight"], client.params["fc1.weight"])
     assert torch.equal(fit.params["fc1.bias"], client.params["fc1.bias"])
     assert not torch.equal(fit.params["head.weight"], client.params["head.weight"])
@@ -212,3 +212,56 @@ def test_class_counts_cover_absent_classes(make_client):
     client = make_client(n=1)
     assert client.class_counts.shape == (CLASSES,)
     assert int(client.class_counts.sum()) == 1
+
+
+def test_projection_is_applied_after_each_step(make_client):
+    client, steps = make_client(lr=10.0), []
+
+    def project(params):
+        steps.append(1)
+        return {name: tensor.clamp(-0.125, 0.125) for name, tensor in params.items()}
+
+    fit = client.fit(client.params, LOSS, project=project)
+    assert len(steps) == fit.steps == 6
+    assert all(float(tensor.abs().max()) <= 0.125 for tensor in fit.params.values())
+
+
+def test_a_training_may_end_before_its_epochs(make_client):
+    client = make_client()
+    fit = client.fit(client.params, LOSS, epochs=50, until=lambda losses: len(losses) == 4)
+    assert fit.steps == 4
+    assert client.work.trained == 10 + 10 + 5 + 10
+
+
+def test_measured_values_and_gradients_are_those_of_plain_torch(make_client):
+    client = make_client()
+    losses = client.measure(
+        lambda client, batch: batch.task_loss(batch.logits).sum(), params=client.params, batch_size=8
+    )
+    logits = client.model(client.params, client.inputs).logits
+    whole = torch.nn.functional.cross_entropy(logits, client.targets, reduction="sum")
+    assert len(losses) == 4
+    torch.testing.assert_close(sum(losses), whole)
+
+    (gradients,) = client.measure(LOSS, params=client.params, gradients=True)
+    leaves = {name: tensor.clone().requires_grad_() for name, tensor in client.params.items()}
+    torch.nn.functional.cross_entropy(client.model(leaves, client.inputs).logits, client.targets).backward()
+    for name, leaf in leaves.items():
+        torch.testing.assert_close(gradients[name], leaf.grad)
+    assert (client.work.forward, client.work.trained) == (N, N)
+
+
+def test_a_subset_is_all_that_is_measured(make_client):
+    client, seen = make_client(), []
+    client.measure(lambda client, batch: seen.extend(batch.index.tolist()), params=client.params, data=np.array([2, 5]))
+    assert seen == [2, 5]
+
+
+def test_a_split_is_the_same_in_every_round_and_another_for_each_client(make_client):
+    first, later, other = make_client(), make_client(round=3), make_client(client_id=1)
+    train, held = first.split(0.2, "validation")
+    assert (len(train), len(held)) == (20, 5)
+    assert sorted([*train, *held]) == list(range(N))
+    assert all((a == b).all() for a, b in zip((train, held), later.split(0.2, "validation"), strict=True))
+    assert held.tolist() != other.split(0.2, "validation")[1].tolist()
+    assert [len(part) for part in make_client(n=2).split(0.2, "validation")] == [1, 1]

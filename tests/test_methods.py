@@ -82,6 +82,7 @@ def test_centralised_training_makes_the_federations_passes(simulate, blood):
     assert [row["train_samples"] for row in pooled.round_rows] == [r["train_samples"] for r in federated.round_rows]
     assert "local_client_correct" not in pooled.arrays
     assert "personal_client_correct" not in pooled.arrays
+    assert {row["bytes_down"] + row["bytes_up"] for row in pooled.round_rows} == {0}
 
 
 def test_no_epochs_leave_the_global_model(simulate, shrink):
