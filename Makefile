@@ -1,0 +1,61 @@
+# `make run` runs the benchmark, `make test` the tests; each makes its own environment first.
+# `make help` lists all targets, the README has the same as plain pip lines.
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV ?= .venv
+DATA ?= $(if $(FEDBENCH_DATA),$(FEDBENCH_DATA),$(realpath ../shared/data))
+
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+# What this machine cannot run is deselected by its marker; GPU=1 adds what needs a CUDA device.
+CAN := $(if $(GPU),,and not gpu) $(if $(DATA),,and not data)
+FAST := not long $(CAN)
+LONG := long $(CAN)
+
+.PHONY: help run test test-long lint types format clean
+
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
+
+run: $(READY) ## Run the quick suite and write its report; ARGS="--suite paper-local" adds options
+	$(BIN)/fedbench run --all $(ARGS)
+
+test: lint ## Check style and types, then run the fast tests
+	$(call pytest,$(FAST))
+
+test-long: $(READY) ## Run the slow tests: kills, fresh environments, browser, servers
+	$(call pytest,$(LONG))
+
+lint: $(READY) types ## Check style and types
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+
+# mypy does not know setuptools' package-dir, so it is shown the layout that a wheel has, made of links.
+types: $(READY) ## Check types alone
+	@rm -rf build/types && mkdir -p build/types/fedbench
+	@ln -s $(addprefix $(CURDIR)/,$(wildcard fedbench/*.py) fedbench/py.typed methods tasks leaderboard) build/types/fedbench
+	$(BIN)/mypy -p fedbench
+
+format: $(READY) ## Rewrite the code in the house style
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+clean: ## Delete caches and builds; the environment, results and reports stay
+	rm -rf build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find fedbench methods tasks leaderboard tests -name __pycache__ -prune -exec rm -rf {} +
+
+$(READY): requirements.lock pyproject.toml
+	@test -n "$(PYTHON)" || { echo "FedBench needs Python 3.11, 3.12 or 3.13; none found."; exit 1; }
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(None if (3, 11) <= v <= (3, 13) else \
+	"FedBench needs Python 3.11, 3.12 or 3.13, but $(PYTHON) is %d.%d; name another: make PYTHON=python3.12" % v)'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --disable-pip-version-check -r requirements.lock
+	$(BIN)/python -m pip install --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+
+# Two processes side by side do not print how many tests they deselected, so a first pass counts them.
+define pytest
+@$(BIN)/python -m pytest --collect-only -q -m "$(strip $(1))" | tail -n 1
+$(if $(DATA),FEDBENCH_DATA="$(DATA)" )$(BIN)/python -m pytest -n 2 -m "$(strip $(1))"
+endef
