@@ -26,7 +26,7 @@ COMPLETE, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="fedbench")
 def cli() -> None:
-    r"""Federated learning on medical images: run methods on tasks, keep records, render boards.
+    """Federated learning on medical images: run methods on tasks, keep records, render boards.
 
     \b
     fedbench ls tasks                       what there is
@@ -35,7 +35,7 @@ def cli() -> None:
     fedbench status                         what is done, missing, failed
 
     Exit status: 0 complete, 1 something failed or was skipped, 2 bad usage.
-    """
+    """  # noqa: D301 - the escape is click's mark for lines that must not be joined
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

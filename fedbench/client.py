@@ -135,6 +135,8 @@ class Client:
         What it kept: tensors, dicts of tensors, numbers, by name. Replace, do not change in place.
     passes : int
         Samples of its local training this round: local epochs times n.
+    train_loss : float or None
+        Mean loss of the training proper, the one on the default stream; it is recorded.
     local : predictor or None
         What is evaluated as its local model; `upload` sets it to the uploaded model unless a method did.
     """
@@ -156,7 +158,7 @@ class Client:
     streams: Streams
     local: Predictor | None = None
     work: Work = field(default_factory=Work)
-    fits: list[Fit] = field(default_factory=list)
+    train_loss: float | None = None
     _frozen: dict[int, tuple[Mapping[str, Tensor], Frozen]] = field(default_factory=dict)
 
     @property
@@ -274,9 +276,9 @@ class Client:
                 f"the loss of client {self.id} in round {self.round} became {mean} after {steps} steps; "
                 "a smaller learning rate or a smaller regularisation may mend it."
             )
-        fit = Fit({name: tensor.detach().contiguous() for name, tensor in live.items()}, steps, lr, mean)
-        self.fits.append(fit)
-        return fit
+        if stream == "order":
+            self.train_loss = mean
+        return Fit({name: tensor.detach().contiguous() for name, tensor in live.items()}, steps, lr, mean)
 
     def outputs(self, params: Mapping[str, Tensor]) -> Output:
         """Return what a model says of all training samples, in order, in batches of the recorded size."""

@@ -165,8 +165,7 @@ class Simulation:
             received, sent = self._bytes(client.received), self._bytes(upload)
             down, up = down + received, up + sent
             rows[k] |= {"bytes_down": received, "bytes_up": sent, "seconds_train": seconds}
-            if client.fits:
-                rows[k]["train_loss"] = client.fits[0].loss
+            rows[k]["train_loss"] = client.train_loss
         weights = self._weights(uploads, t)
         method.server_update(server, uploads, weights)
         trained = time.perf_counter()
@@ -176,7 +175,7 @@ class Simulation:
             "round": t,
             "lr": self.protocol.lr_at(t),
             "sampled": len(uploads),
-            "train_loss": _mean([client.fits[0].loss for client in clients if client.fits]),
+            "train_loss": _mean([client.train_loss for client in clients if client.train_loss is not None]),
             "bytes_down": down,
             "bytes_up": up,
             "train_samples": sum(client.work.trained for client in clients),

@@ -83,7 +83,7 @@ def test_a_task_without_data_is_skipped_and_the_rest_runs(fedbench, tmp_path):
     assert status == 1
     assert "1 of 2 cells done (1 run now), 0 failed, 1 skipped." in out
     reason = next(line for line in out.splitlines() if "organc: skipped" in line)
-    for part in ("organcmnist.npz is not on this machine", str(tmp_path), "fedbench data fetch organcmnist"):
+    for part in ("organcmnist.npz is not on this machine", str(tmp_path), "fedbench data fetch organc"):
         assert part in reason
     status, out, _ = fedbench("status", *chosen)
     assert "1 done, 1 skipped" in out or "1 skipped, 1 done" in out
