@@ -23,6 +23,7 @@ _HOME = {
     "Download": "method",
     "Embedded": "datasets",
     "FedBenchError": "errors",
+    "FEDKPER_PROTOCOL": "task",
     "Federation": "federation",
     "Limit": "method",
     "MedMNIST": "datasets",
@@ -74,6 +75,7 @@ if TYPE_CHECKING:
     from fedbench.partition import Natural as Natural
     from fedbench.records import Record as Record
     from fedbench.server import Server as Server
+    from fedbench.task import FEDKPER_PROTOCOL as FEDKPER_PROTOCOL
     from fedbench.task import Data as Data
     from fedbench.task import Dataset as Dataset
     from fedbench.task import Partitioner as Partitioner

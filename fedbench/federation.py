@@ -107,7 +107,7 @@ def federate(task: Task, data: Dataset, track: Track, seed: int) -> Federation:
             chosen = data.test[matching(labels, data.targets[data.test], size, task.n_classes, rng)]
         if len(chosen) == 0 or len(np.setdiff1d(ids, chosen)) == 0:
             raise PartitionError(
-                f"client {client} of {task.name} has {len(ids)} samples: too few for a training set and a local test "
+                f"client {client} of {task.name} has {len(ids)} sample(s): too few for a training set and a local test "
                 f"set of {task.protocol.local_test:.0%}; use fewer clients or a larger min_size."
             )
         tests.append(np.sort(chosen))

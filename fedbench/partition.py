@@ -40,7 +40,7 @@ class Dirichlet(Partitioner):
         if k * self.min_size > n:
             raise PartitionError(
                 f"{k} clients of at least {self.min_size} samples need {k * self.min_size}, the training data has {n}; "
-                f"use at most {n // self.min_size} clients or a smaller min_size."
+                f"use {max(n // self.min_size, 1)} client(s) at most, or a smaller min_size."
             )
         largest = 0
         for _ in range(self.max_tries):

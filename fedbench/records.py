@@ -123,8 +123,8 @@ class Record:
     def arrays(self) -> dict[str, Array]:
         """The arrays of ``predictions.npz``; see `ARRAYS`."""
         try:
-            with np.load(self.folder / PREDICTIONS, allow_pickle=False) as file:
-                return {name: file[name] for name in file.files}
+            with (self.folder / PREDICTIONS).open("rb") as file, np.load(file, allow_pickle=False) as archive:
+                return {name: archive[name] for name in archive.files}
         except (
             ValueError,
             EOFError,

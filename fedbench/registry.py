@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from importlib import metadata
 from typing import Any
 
 from fedbench.errors import PluginError, unknown
+from fedbench.method import Method
+from fedbench.task import Task
 
 
 @dataclass
@@ -20,10 +23,13 @@ class Registry:
         Entry-point group: ``"fedbench.methods"`` or ``"fedbench.tasks"``.
     what : str
         What one entry is called in messages.
+    fits : callable, optional
+        Says whether what an entry point leads to is such a thing.
     """
 
     group: str
     what: str
+    fits: Callable[[Any], bool] = field(default=lambda value: True, repr=False)
     _points: dict[str, metadata.EntryPoint] | None = field(default=None, repr=False)
     _loaded: dict[str, Any] = field(default_factory=dict, repr=False)
 
@@ -65,19 +71,25 @@ class Registry:
         SpecError
             No plug-in has this name; the message suggests the nearest.
         PluginError
-            The plug-in fails to import; the message names its distribution.
+            The plug-in fails to import or is of the wrong type; the message names its distribution.
         """
         if name not in self._loaded:
             if name not in self.points():
                 raise unknown(self.what, name, self.names())
             point = self.points()[name]
             try:
-                self._loaded[name] = point.load()
+                value = point.load()
             except Exception as error:
                 raise PluginError(
                     f"{self.what} {name!r} of {_distribution(point)} cannot be imported from {point.value}: "
                     f"{type(error).__name__}: {error}; mend or uninstall that package."
                 ) from error
+            if not self.fits(value):
+                raise PluginError(
+                    f"{point.value} of {_distribution(point)} is registered as a {self.what}, but is {value!r:.80}; "
+                    "mend or uninstall that package."
+                )
+            self._loaded[name] = value
         return self._loaded[name]
 
     def add(self, name: str, value: object) -> None:
@@ -101,5 +113,5 @@ def _distribution(point: metadata.EntryPoint) -> str:
     return f"{point.dist.name} {point.dist.version}" if point.dist is not None else sys.executable
 
 
-methods = Registry("fedbench.methods", "method")
-tasks = Registry("fedbench.tasks", "task")
+methods = Registry("fedbench.methods", "method", lambda value: isinstance(value, type) and issubclass(value, Method))
+tasks = Registry("fedbench.tasks", "task", lambda value: isinstance(value, Task))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import abc
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -31,6 +31,10 @@ class Spec(BaseModel):
 
     def __hash__(self) -> int:
         return hash((type(self).__name__, self.model_dump_json()))
+
+    def but(self, **changes: Any) -> Self:
+        """Return a copy with other values, checked like the first."""
+        return type(self)(**{**{name: getattr(self, name) for name in type(self).model_fields}, **changes})
 
     def resolved(self) -> dict[str, Any]:
         """Return all values as plain JSON types, with the class where several could stand."""
@@ -175,6 +179,24 @@ class Protocol(Spec):
         """Return the rounds, counted from 0, after which personal models are evaluated."""
         every = self.personal_every or self.rounds
         return sorted({*range(every - 1, self.rounds, every), self.rounds - 1})
+
+
+FEDKPER_PROTOCOL = Protocol(
+    rounds=100,
+    participation=0.1,
+    local_epochs=5,
+    batch_size=12,
+    lr=0.01,
+    momentum=0.9,
+    weight_decay=1e-5,
+    lr_decay=0.99,
+    local_test=0.2,
+    personal_every=10,
+)
+"""The protocol of the FedKPer paper (arXiv:2605.00698) and its code, which most tasks follow or scale down.
+
+That personal models are evaluated on every tenth round is FedBench's choice; the paper does not evaluate them.
+"""
 
 
 class Task(Spec):

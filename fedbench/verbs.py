@@ -14,7 +14,7 @@ from fedbench.cell import Cell, Suite, load_suite, suite_names
 from fedbench.errors import DataError, DataMissingError, FedBenchError, SpecError, unknown
 from fedbench.executors import Event, Options, run_cells
 from fedbench.metrics import METRICS
-from fedbench.schema import SCHEMA_VERSION, Plan, PlannedCell
+from fedbench.schema import MANIFEST, SCHEMA_VERSION, Plan, PlannedCell
 from fedbench.task import Data, Task
 from fedbench.taskfile import load_task_file
 
@@ -396,10 +396,10 @@ def _tasks(cells: Iterable[Cell]) -> list[Task]:
 
 
 def _unavailable(task: Task, data_dir: Path | None, *, fetch: bool) -> str:
-    """Return why a task's data cannot be had, or nothing."""
+    """Return why a task's data cannot be had (missing, or damaged), or nothing."""
     try:
         task.data.fetch(data_dir) if fetch else task.data.locate(data_dir)
-    except DataMissingError as error:
+    except DataError as error:
         return str(error)
     return ""
 
@@ -425,7 +425,7 @@ def _write_plan(results: Path, suite: Suite, states: Sequence[CellState]) -> Non
     cells: dict[str, PlannedCell] = {}
     for cell in (
         *(_planned(cell) for cell in suite.cells()),
-        *(cell for cell in earlier if (results / cell.path).exists()),
+        *(cell for cell in earlier if (results / cell.path / MANIFEST).exists()),
         *(_planned(item.cell, item.reason if item.state == "skipped" else None) for item in states),
     ):
         cells[cell.path] = cell

@@ -21,7 +21,7 @@ References
    Learning via Knowledge Personalization", arXiv:2605.00698 (2026): the protocol.
 """
 
-from fedbench import Dirichlet, Embedded, MedMNIST, Protocol, Task
+from fedbench import FEDKPER_PROTOCOL, Dirichlet, Embedded, MedMNIST, Task
 
 CLASSES = (
     "basophil",
@@ -48,18 +48,7 @@ BLOOD = Task(
     ),
     partitioner=Dirichlet(alpha=0.1, clients=20, min_size=10),
     model="cnn4",
-    protocol=Protocol(
-        rounds=100,
-        participation=0.1,
-        local_epochs=5,
-        batch_size=12,
-        lr=0.01,
-        momentum=0.9,
-        weight_decay=1e-5,
-        lr_decay=0.99,
-        local_test=0.2,
-        personal_every=10,
-    ),
+    protocol=FEDKPER_PROTOCOL,
     source="bloodmnist",
 )
 
@@ -77,16 +66,6 @@ BLOOD_MINI = Task(
     ),
     partitioner=Dirichlet(alpha=0.1, clients=8, min_size=10),
     model="cnn-small",
-    protocol=Protocol(
-        rounds=10,
-        participation=0.5,
-        local_epochs=5,
-        batch_size=12,
-        lr=0.01,
-        momentum=0.9,
-        weight_decay=1e-5,
-        lr_decay=0.99,
-        local_test=0.2,
-    ),
+    protocol=FEDKPER_PROTOCOL.but(rounds=10, participation=0.5, personal_every=0),
     source="bloodmnist",
 )

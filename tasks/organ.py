@@ -25,7 +25,7 @@ References
    Learning via Knowledge Personalization", arXiv:2605.00698 (2026).
 """
 
-from fedbench import Dirichlet, Embedded, MedMNIST, Protocol, Task
+from fedbench import FEDKPER_PROTOCOL, Dirichlet, Embedded, MedMNIST, Task
 
 CLASSES = (
     "bladder",
@@ -39,19 +39,6 @@ CLASSES = (
     "lung-right",
     "pancreas",
     "spleen",
-)
-
-PAPER = Protocol(
-    rounds=100,
-    participation=0.1,
-    local_epochs=5,
-    batch_size=12,
-    lr=0.01,
-    momentum=0.9,
-    weight_decay=1e-5,
-    lr_decay=0.99,
-    local_test=0.2,
-    personal_every=10,
 )
 
 ORGANA = Task(
@@ -68,7 +55,7 @@ ORGANA = Task(
     ),
     partitioner=Dirichlet(alpha=0.1, clients=30, min_size=10),
     model="cnn4",
-    protocol=PAPER,
+    protocol=FEDKPER_PROTOCOL,
     source="lits",
 )
 
@@ -86,7 +73,7 @@ ORGANC = Task(
     ),
     partitioner=Dirichlet(alpha=0.1, clients=30, min_size=10),
     model="cnn4",
-    protocol=PAPER,
+    protocol=FEDKPER_PROTOCOL,
     source="lits",
 )
 
@@ -104,7 +91,7 @@ ORGANS = Task(
     ),
     partitioner=Dirichlet(alpha=0.1, clients=50, min_size=10),
     model="cnn4",
-    protocol=PAPER,
+    protocol=FEDKPER_PROTOCOL,
     source="lits",
 )
 
@@ -122,16 +109,6 @@ ORGANA_MINI = Task(
     ),
     partitioner=Dirichlet(alpha=0.1, clients=8, min_size=10),
     model="cnn-small",
-    protocol=Protocol(
-        rounds=10,
-        participation=0.5,
-        local_epochs=5,
-        batch_size=12,
-        lr=0.01,
-        momentum=0.9,
-        weight_decay=1e-5,
-        lr_decay=0.99,
-        local_test=0.2,
-    ),
+    protocol=FEDKPER_PROTOCOL.but(rounds=10, participation=0.5, personal_every=0),
     source="lits",
 )

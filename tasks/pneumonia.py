@@ -18,7 +18,7 @@ References
    Cell 172(5):1122-1131 (2018), doi:10.1016/j.cell.2018.02.010.
 """
 
-from fedbench import Dirichlet, MedMNIST, Protocol, Task
+from fedbench import FEDKPER_PROTOCOL, Dirichlet, MedMNIST, Task
 
 PNEUMONIA = Task(
     name="pneumonia",
@@ -34,17 +34,6 @@ PNEUMONIA = Task(
     ),
     partitioner=Dirichlet(alpha=0.3, clients=10, min_size=10),
     model="cnn4",
-    protocol=Protocol(
-        rounds=50,
-        participation=0.3,
-        local_epochs=5,
-        batch_size=12,
-        lr=0.01,
-        momentum=0.9,
-        weight_decay=1e-5,
-        lr_decay=0.99,
-        local_test=0.2,
-        personal_every=10,
-    ),
+    protocol=FEDKPER_PROTOCOL.but(rounds=50, participation=0.3),
     source="pneumoniamnist",
 )

@@ -7,7 +7,7 @@ os.environ["OMP_NUM_THREADS"] = "1"  # as in worker processes: the number of thr
 import numpy as np
 import pytest
 
-from fedbench import Cell, Protocol, registry
+from fedbench import Cell, registry
 from fedbench.outcome import Outcome
 
 
@@ -49,8 +49,7 @@ def shrink():
 
     def shrunk(name, *, partitioner=None, **protocol):
         task = registry.tasks.get(name)
-        update = {"protocol": Protocol(**{**task.protocol.resolved(), **protocol})}
-        return task.model_copy(update=update | ({"partitioner": partitioner} if partitioner else {}))
+        return task.but(protocol=task.protocol.but(**protocol), partitioner=partitioner or task.partitioner)
 
     return shrunk
 
