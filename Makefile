@@ -6,12 +6,8 @@ VENV ?= .venv
 DATA ?= $(if $(FEDBENCH_DATA),$(FEDBENCH_DATA),$(realpath ../shared/data))
 
 BIN := $(VENV)/bin
+DATA_ENV := $(if $(DATA),FEDBENCH_DATA="$(DATA)")
 READY := $(VENV)/.ready
-
-# What this machine cannot run is deselected by its marker; GPU=1 adds what needs a CUDA device.
-CAN := $(if $(GPU),,and not gpu) $(if $(DATA),,and not data)
-FAST := not long $(CAN)
-LONG := long $(CAN)
 
 .PHONY: help run test test-long lint types format clean
 
@@ -22,10 +18,10 @@ run: $(READY) ## Run the quick suite and write its report; ARGS="--suite paper-l
 	$(BIN)/fedbench run --all $(ARGS)
 
 test: lint ## Check style and types, then run the fast tests
-	$(call pytest,$(FAST))
+	$(call pytest,not long)
 
 test-long: $(READY) ## Run the slow tests: kills, fresh environments, browser, servers
-	$(call pytest,$(LONG))
+	$(call pytest,long)
 
 lint: $(READY) types ## Check style and types
 	$(BIN)/ruff check
@@ -56,6 +52,6 @@ $(READY): requirements.lock pyproject.toml
 
 # Two processes side by side do not print how many tests they deselected, so a first pass counts them.
 define pytest
-@$(BIN)/python -m pytest --collect-only -q -m "$(strip $(1))" | tail -n 1
-$(if $(DATA),FEDBENCH_DATA="$(DATA)" )$(BIN)/python -m pytest -n 2 -m "$(strip $(1))"
+@$(DATA_ENV) $(BIN)/python -m pytest --collect-only -q -m "$(1)" | tail -n 1
+$(DATA_ENV) $(BIN)/python -m pytest -n 2 -m "$(1)"
 endef

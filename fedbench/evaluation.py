@@ -11,6 +11,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from fedbench.errors import MethodError
 from fedbench.federation import Federation
 from fedbench.kinds import Kind
 from fedbench.models import Model
@@ -93,7 +94,10 @@ class Evaluator:
 
     def _logits(self, predictor: Predictor, inputs: Tensor) -> Tensor:
         with torch.no_grad():
-            return torch.cat([self._apply(predictor, x) for x in inputs.split(self._batch)])
+            logits = torch.cat([self._apply(predictor, x) for x in inputs.split(self._batch)])
+        if not bool(torch.isfinite(logits).all()):
+            raise MethodError("the outputs of an evaluated model are not finite; a smaller learning rate may mend it.")
+        return logits
 
     def _apply(self, predictor: Predictor, x: Tensor) -> Tensor:
         return self._model(predictor, x).logits if isinstance(predictor, Mapping) else predictor(x)

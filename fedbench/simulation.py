@@ -151,7 +151,7 @@ class Simulation:
         server.round = t
         begin = time.perf_counter()
         rows: dict[int, Row] = {k: {"round": t, "client": k} for k in range(len(self.federation.tests))}
-        down, up = self._query(t)
+        queried, down, up = self._query(t)
         uploads, clients = [], []
         for k, passes in zip(self.plan.schedule[t].tolist(), self.plan.passes[t].tolist(), strict=True):
             client = self._client(k, t, passes, method.broadcast(server, k))
@@ -178,8 +178,8 @@ class Simulation:
             "train_loss": _mean([client.train_loss for client in clients if client.train_loss is not None]),
             "bytes_down": down,
             "bytes_up": up,
-            "train_samples": sum(client.work.trained for client in clients),
-            "forward_samples": sum(client.work.forward for client in clients),
+            "train_samples": sum(client.work.trained for client in (*queried, *clients)),
+            "forward_samples": sum(client.work.forward for client in (*queried, *clients)),
         }
         self._evaluate(t, clients, rows, row)
         row |= {"seconds_train": trained - begin, "seconds_evaluate": time.perf_counter() - trained}
@@ -214,18 +214,19 @@ class Simulation:
         self.states[client.id] = client.state
         self._changed.add(client.id)
 
-    def _query(self, t: int) -> tuple[int, int]:
-        """Run the counted traffic outside the normal round; return bytes down and up."""
-        reports, down = [], 0
+    def _query(self, t: int) -> tuple[list[Client], int, int]:
+        """Run the counted traffic outside the normal round; return who was asked, bytes down and up."""
+        queried, reports, down = [], [], 0
         for k in sorted(self.method.query(self.server)):
             client = self._client(k, t, 0, self.method.broadcast(self.server, k))
             reports.append(self.method.report(client))
             self._check(reports[-1], t)
             self._keep(client)
+            queried.append(client)
             down += self._bytes(client.received)
         if reports:
             self.method.receive(self.server, reports)
-        return down, sum(self._bytes(report) for report in reports)
+        return queried, down, sum(self._bytes(report) for report in reports)
 
     def _bytes(self, payload: Download | Upload) -> int:
         return 0 if self.plan.pool else payload_bytes(payload)  # where all data is in one place, nothing is sent
@@ -346,7 +347,19 @@ class Simulation:
     # --- record -------------------------------------------------------------------------------------------------
 
     def record(self, folder: Path, keep_weights: bool) -> Record:
-        """Write the record of a finished run."""
+        """Write the record of a finished run.
+
+        Raises
+        ------
+        MethodError
+            The method had a global or a local model in some rounds only.
+        """
+        for name in ("global_test_predictions", "local_client_correct"):
+            if name in self.arrays and len(self.arrays[name]) != self.done:
+                raise MethodError(
+                    f"{self.cell.method_name}: a {name.partition('_')[0]} model in {len(self.arrays[name])} of "
+                    f"{self.done} rounds; a method has one in every round, or none."
+                )
         federation, targets = self.federation, self.targets.numpy()
         n_clients, tests = len(federation.tests), np.concatenate(federation.tests)
         schedule = np.zeros((self.done, n_clients), dtype=bool)

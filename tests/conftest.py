@@ -11,6 +11,19 @@ from fedbench import Cell, registry
 from fedbench.outcome import Outcome
 
 
+def pytest_collection_modifyitems(config, items):
+    """Deselect what this machine has no data or no GPU for; pytest prints how many that are."""
+    lacking = set() if os.environ.get("FEDBENCH_DATA") else {"data"}
+    if any(item.get_closest_marker("gpu") for item in items):
+        import torch
+
+        lacking |= set() if torch.cuda.is_available() else {"gpu"}
+    out = [item for item in items if any(item.get_closest_marker(name) for name in lacking)]
+    if out:
+        config.hook.pytest_deselected(items=out)
+        items[:] = [item for item in items if item not in out]
+
+
 @pytest.fixture(scope="session")
 def make_outcome():
     """Return a factory of small outcomes: name what the test is about, the rest is absent or zero."""

@@ -161,6 +161,19 @@ class TooFewWeights(Method):
         return [1.0]
 
 
+class NotFinite(Method):
+    def server_update(self, server, uploads, weights):
+        server.params = {name: tensor * float("inf") for name, tensor in server.params.items()}
+
+
+class SometimesLocal(Method):
+    def client_update(self, client):
+        return client.upload(client.params if client.round else {})
+
+    def server_update(self, server, uploads, weights):
+        pass
+
+
 class Exploding(Method):
     def client_update(self, client):
         return client.upload({name: tensor / 0 for name, tensor in client.params.items()})
@@ -196,6 +209,8 @@ class QueriesInVain(Method):
         (NanWeights, r"nanweights: the weights of round 0 are \[nan, nan, nan, nan\].*finite"),
         (HeavyWeights, r"the weights of round 0 are .*sum to one"),
         (TooFewWeights, r"\[1.0\] for 4 uploads"),
+        (NotFinite, r"outputs of an evaluated model are not finite"),
+        (SometimesLocal, r"sometimeslocal: a local model in 3 of 4 rounds; a method has one in every round, or none"),
         (Exploding, r"exploding: the upload of client 0 in round 0 is not finite in fc1.weight"),
         (Leaking, r"leaking: the upload of client 0 in round 0 holds the private tensors \['head.weight'"),
         (SendsText, r"a str cannot be sent"),
