@@ -68,15 +68,16 @@ def pack(state: Mapping[str, Any]) -> bytes:
                 )
 
     walk(state, "")
-    return bytes(save(tensors, {"plain": json.dumps(plain), "order": json.dumps(order)}))
+    return bytes(save(tensors, {"state": json.dumps({"plain": plain, "order": order})}))
 
 
 def unpack(data: bytes) -> State:
     """Return the state that `pack` stored."""
     header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
-    values = {**json.loads(header["__metadata__"]["plain"]), **load(data)}
+    layout = json.loads(header["__metadata__"]["state"])
+    values = {**layout["plain"], **load(data)}
     state: State = {}
-    for path in json.loads(header["__metadata__"]["order"]):  # parents before children
+    for path in layout["order"]:  # parents before children
         *parents, name = path.split("/")
         part = state
         for parent in parents:

@@ -100,9 +100,9 @@ def simplex(values: Iterable[float]) -> list[float]:
     [0.25, 0.75]
     """
     numbers = [float(value) for value in values]
-    total = math.fsum(numbers)
-    if not all(math.isfinite(number) and number >= 0 for number in numbers) or not total > 0:
+    if not all(math.isfinite(number) and number >= 0 for number in numbers) or not any(numbers):
         raise MethodError(f"weights must be finite, not negative and not all zero, got {numbers}")
+    total = math.fsum(numbers)
     return [number / total for number in numbers]
 
 

@@ -1,0 +1,297 @@
+"""Checkpoints: states come back as they were, and what is not whole is never taken for a checkpoint."""
+
+import hashlib
+import json
+import logging
+import math
+import os
+import random
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fedbench import MethodError
+from fedbench.checkpoint import INDEX, Checkpoint, pack, unpack
+
+# --- states -----------------------------------------------------------------------------------------------------
+
+
+def assert_same(ours, theirs):
+    assert type(ours) is type(theirs)
+    if isinstance(ours, dict):
+        assert list(ours) == list(theirs)  # in this order: sums over a state must round the same
+        for name in ours:
+            assert_same(ours[name], theirs[name])
+    elif isinstance(ours, torch.Tensor):
+        assert (ours.dtype, ours.shape) == (theirs.dtype, theirs.shape)
+        assert ours.contiguous().numpy().tobytes() == theirs.contiguous().numpy().tobytes()
+    else:
+        assert ours == theirs or math.isnan(ours)
+
+
+STATES = {
+    "empty": {},
+    "numbers": {"rounds": 3, "negative": -1, "share": 0.1, "tiny": 5e-324, "huge": 2**80},
+    "bools stay bools": {"seen": True, "done": False, "one": 1, "one again": 1.0},
+    "not finite": {"inf": math.inf, "nan": math.nan},
+    "text": {"note": 'naïve – 日本語\n"quoted"', "blank": ""},
+    "tensor": {"w": torch.arange(6.0).reshape(2, 3)},
+    "0-d tensors": {"count": torch.tensor(3), "mean": torch.tensor(0.5, dtype=torch.float64)},
+    "no elements": {"none": torch.zeros(0, 3)},
+    "dtypes": {str(t): torch.ones(3, dtype=t) for t in (torch.uint8, torch.int64, torch.float16, torch.bool)},
+    "special floats": {"w": torch.tensor([0.0, -0.0, math.inf, -math.inf, 1e-45])},
+    "nested": {"model": {"conv.weight": torch.ones(2), "conv.bias": torch.zeros(1)}, "by round": {"1": {"a": 1}}},
+    "empty mappings": {"table": {}, "deep": {"deeper": {}}},
+    "order": {"z": torch.ones(1), "a": torch.zeros(2), "m": 1, "b": {"y": torch.ones(1), "x": torch.ones(1)}},
+    "odd names": {"a b": 1, "a.b": torch.ones(1), "": 2, "@": {"": torch.ones(1)}, "plain": 3, "order": 4},
+    "a prefix of another": {"a": {"b": 1}, "ab": 2, "a.b": 3},
+}
+
+
+@pytest.mark.parametrize("name", STATES)
+def test_a_state_comes_back_as_it_was(name):
+    assert_same(unpack(pack(STATES[name])), STATES[name])
+
+
+VALUES = st.one_of(
+    st.booleans(),
+    st.integers(),
+    st.floats(),
+    st.text(),
+    st.lists(st.floats(width=32, allow_nan=False), max_size=4).map(lambda values: torch.tensor(values)),
+)
+NAMES = st.text(max_size=5).filter(lambda name: "/" not in name and name != "__metadata__")
+
+
+@given(
+    st.recursive(st.dictionaries(NAMES, VALUES, max_size=4), lambda inner: st.dictionaries(NAMES, inner, max_size=3))
+)
+def test_any_state_comes_back_as_it_was(state):
+    assert_same(unpack(pack(state)), state)
+
+
+def test_a_state_is_stored_by_value_however_it_lies_in_memory():
+    base = torch.arange(12.0).reshape(3, 4)
+    state = {"transposed": base.T, "column": base[:, 1], "spread": torch.ones(1).expand(5)}
+    back = unpack(pack(state))
+    assert all(torch.equal(back[name], state[name]) for name in state)
+    assert all(tensor.is_contiguous() for tensor in back.values())
+
+
+def test_one_tensor_under_two_names_and_views_of_one_tensor_are_no_error():
+    tensor = torch.arange(4.0)
+    back = unpack(pack({"new": tensor, "old": tensor, "nested": {"half": tensor[:2]}}))
+    assert back["new"].tolist() == back["old"].tolist() == [0, 1, 2, 3]
+    assert back["nested"]["half"].tolist() == [0, 1]
+
+
+def test_a_tensor_that_wants_gradients_is_stored_without():
+    back = unpack(pack({"w": torch.ones(2, requires_grad=True)}))
+    assert back["w"].tolist() == [1, 1]
+    assert not back["w"].requires_grad
+
+
+def test_what_comes_back_is_independent_of_what_was_packed():
+    tensor = torch.ones(2)
+    data = pack({"w": tensor})
+    tensor.zero_()
+    assert unpack(data)["w"].tolist() == [1, 1]
+
+
+def test_packing_is_deterministic():
+    assert pack(STATES["order"]) == pack(STATES["order"])
+
+
+@pytest.mark.parametrize(
+    ("value", "name"),
+    [
+        ([1, 2], "list"),
+        ((torch.ones(1),), "tuple"),
+        (None, "NoneType"),
+        (np.ones(2), "ndarray"),
+        (np.int64(3), "int64"),
+        (random.Random(0), "Random"),
+        (b"bytes", "bytes"),
+        ({1, 2}, "set"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_another_type_is_refused_by_name_and_place(value, name):
+    with pytest.raises(MethodError, match=rf"state: inner/thing is a {name}; keep tensors"):
+        pack({"inner": {"thing": value}})
+
+
+@pytest.mark.parametrize("name", ["a/b", "/", 3, None, ("a",)])
+def test_a_name_that_is_no_text_or_has_a_slash_is_refused(name):
+    with pytest.raises(MethodError, match=r"state: inner/.* must be named by text without a slash"):
+        pack({"inner": {name: 1}})
+
+
+# --- versions ---------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return tmp_path / "seed-1.partial"
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_nothing_saved_is_nothing_loaded_and_no_warning(folder, caplog):
+    assert Checkpoint(folder).load() is None
+    folder.mkdir()
+    assert Checkpoint(folder).load() is None
+    assert caplog.records == []
+
+
+def test_the_newest_save_is_loaded_with_the_parts_that_did_not_change(folder):
+    checkpoint = Checkpoint(folder)
+    checkpoint.save(1, {"server": b"s1", "client-0": b"a1", "client-1": b"b1"})
+    checkpoint.save(2, {"server": b"s2", "client-1": b"b2"})
+    checkpoint.save(3, {"server": b"s3"})
+    assert Checkpoint(folder).load() == (3, {"server": b"s3", "client-0": b"a1", "client-1": b"b2"})
+
+
+def test_versions_that_no_longer_belong_are_deleted(folder):
+    checkpoint = Checkpoint(folder)
+    checkpoint.save(1, {"server": b"s1", "client-0": b"a1"})
+    assert names(folder) == [INDEX, "client-0@1", "server@1"]
+    checkpoint.save(2, {"server": b"s2", "client-5": b"f2"})
+    assert names(folder) == [INDEX, "client-0@1", "client-5@2", "server@2"]
+
+
+def test_a_resumed_checkpoint_goes_on_from_what_was_loaded(folder):
+    Checkpoint(folder).save(1, {"server": b"s1", "client-0": b"a1"})
+    resumed = Checkpoint(folder)
+    resumed.load()
+    resumed.save(2, {"server": b"s2"})
+    assert Checkpoint(folder).load() == (2, {"server": b"s2", "client-0": b"a1"})
+
+
+def test_a_removed_checkpoint_is_gone(folder):
+    checkpoint = Checkpoint(folder)
+    checkpoint.remove()
+    checkpoint.save(1, {"server": b"s1"})
+    checkpoint.remove()
+    assert not folder.exists()
+    assert Checkpoint(folder).load() is None
+
+
+# --- damage -----------------------------------------------------------------------------------------------------
+
+
+def save_two(folder):
+    checkpoint = Checkpoint(folder)
+    checkpoint.save(1, {"server": b"s1", "client-0": b"a1"})
+    checkpoint.save(2, {"server": b"s2"})
+
+
+def change_a_byte(path):
+    path.write_bytes(bytes([path.read_bytes()[0] ^ 1]) + path.read_bytes()[1:])
+
+
+def change_index(**changes):
+    def change(path):
+        path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("name", "damage"),
+    [
+        ("server@2", change_a_byte),
+        ("client-0@1", change_a_byte),
+        ("server@2", lambda path: path.write_bytes(b"")),
+        ("server@2", lambda path: path.unlink()),
+        ("client-0@1", lambda path: path.unlink()),
+        (INDEX, lambda path: path.write_text("")),
+        (INDEX, lambda path: path.write_text("{")),
+        (INDEX, lambda path: path.write_text("[]")),
+        (INDEX, lambda path: path.write_text("null")),
+        (INDEX, lambda path: path.write_text("{}")),
+        (INDEX, lambda path: path.write_bytes(b"\xff\xfe")),
+        (INDEX, change_index(version=99)),
+        (INDEX, change_index(files=["server@2"])),
+        (INDEX, change_index(files={"server": "server@2"})),
+        (INDEX, change_index(files={"server": 5})),
+    ],
+)
+def test_damage_is_a_warning_and_a_fresh_start(folder, name, damage, caplog):
+    save_two(folder)
+    damage(folder / name)
+    with caplog.at_level(logging.WARNING):
+        assert Checkpoint(folder).load() is None
+    (record,) = caplog.records
+    assert record.levelno == logging.WARNING
+    assert str(folder) in record.getMessage()
+    assert "starts again from its first round" in record.getMessage()
+
+
+def test_after_damage_a_new_checkpoint_takes_over(folder):
+    save_two(folder)
+    change_a_byte(folder / "server@2")
+    checkpoint = Checkpoint(folder)
+    assert checkpoint.load() is None
+    checkpoint.save(1, {"server": b"anew"})
+    assert Checkpoint(folder).load() == (1, {"server": b"anew"})
+    assert names(folder) == [INDEX, "server@1"]
+
+
+def test_an_index_reaches_no_file_outside_its_folder(folder):
+    save_two(folder)
+    (folder.parent / "secret").write_bytes(b"secret")
+    digest = hashlib.sha256(b"secret").hexdigest()
+    change_index(files={"server": f"../secret {digest}"})(folder / INDEX)
+    assert Checkpoint(folder).load() is None
+
+
+class KilledError(BaseException):
+    """Stands for the end of the process: nothing after it runs."""
+
+
+@pytest.mark.parametrize("synced", range(3))
+def test_killed_while_saving_the_earlier_checkpoint_still_loads(folder, monkeypatch, synced):
+    """Two parts and then the index are made durable; the kill comes at the first, second or third of these."""
+    checkpoint = Checkpoint(folder)
+    checkpoint.save(1, {"server": b"s1", "client-0": b"a1"})
+    calls, fsync = [], os.fsync
+
+    def kill(descriptor):
+        calls.append(descriptor)
+        if len(calls) > synced:
+            raise KilledError
+        fsync(descriptor)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", kill)
+        with pytest.raises(KilledError):
+            checkpoint.save(2, {"server": b"s2", "client-0": b"a2"})
+    assert len(calls) == synced + 1
+    resumed = Checkpoint(folder)
+    assert resumed.load() == (1, {"server": b"s1", "client-0": b"a1"})
+    resumed.save(2, {"server": b"s2 again"})
+    assert Checkpoint(folder).load() == (2, {"server": b"s2 again", "client-0": b"a1"})
+    assert names(folder) == [INDEX, "client-0@1", "server@2"]
+
+
+def test_killed_before_clearing_up_the_newer_checkpoint_loads(folder, monkeypatch):
+    def kill(path, **options):
+        raise KilledError
+
+    checkpoint = Checkpoint(folder)
+    checkpoint.save(1, {"server": b"s1"})
+    with monkeypatch.context() as patch:
+        patch.setattr(type(folder), "iterdir", kill)
+        with pytest.raises(KilledError):
+            checkpoint.save(2, {"server": b"s2"})
+    assert names(folder) == [INDEX, "server@1", "server@2"]
+    resumed = Checkpoint(folder)
+    assert resumed.load() == (2, {"server": b"s2"})
+    resumed.save(3, {"server": b"s3"})
+    assert names(folder) == [INDEX, "server@3"]
