@@ -122,6 +122,9 @@ class Suite(Spec):
         """
         chosen = tuple(methods) or self.methods
         changes = {name: {**self.overrides.get(name, {}), **(overrides or {}).get(name, {})} for name in chosen}
+        for name in self.overrides:
+            if name not in registry.methods.names():
+                raise unknown(f"method in the overrides of suite {self.name}:", name, registry.methods.names())
         for name in overrides or {}:
             if name not in chosen:
                 raise unknown("method to set a hyperparameter of", name, chosen)

@@ -295,3 +295,9 @@ def test_every_suite_that_comes_along_is_whole(name):
 
 def test_the_named_suites_come_along():
     assert {"quick", "paper", "paper-local", "robust", "quick-robust"} <= set(suite_names())
+
+
+def test_a_suite_names_no_method_that_does_not_exist_in_its_overrides():
+    suite = load_suite("quick").but(overrides={"fedprx": {"mu": 0.1}})
+    with pytest.raises(SpecError, match=r"overrides of suite quick: 'fedprx'; did you mean fedprox"):
+        suite.cells()
