@@ -82,15 +82,21 @@ def run_cell(
     saved = checkpoint.load()
     if saved is not None:
         simulation.restore(*saved)
-    watch(simulation.done, cell.task.protocol.rounds)
-    last_save = time.monotonic()
-    while simulation.done < cell.task.protocol.rounds:
-        simulation.round()
-        watch(simulation.done, cell.task.protocol.rounds)
-        if time.monotonic() - last_save >= checkpoint_seconds and simulation.done < cell.task.protocol.rounds:
-            checkpoint.save(simulation.done, simulation.changed())
-            last_save = time.monotonic()
-    record = simulation.record(folder, keep_weights)
+    rounds, last_save = cell.task.protocol.rounds, time.monotonic()
+    watch(simulation.done, rounds)
+    try:
+        while simulation.done < rounds:
+            simulation.round()
+            watch(simulation.done, rounds)
+            if time.monotonic() - last_save >= checkpoint_seconds and simulation.done < rounds:
+                checkpoint.save(simulation.done, simulation.changed())
+                last_save = time.monotonic()
+        record = simulation.record(folder, keep_weights)
+    except (OSError, MemoryError):
+        raise  # the machine's fault: go on from the checkpoint once it is mended
+    except Exception:
+        checkpoint.remove()  # the method's fault: once mended, it must not go on from what it did before
+        raise
     checkpoint.remove()
     return record
 

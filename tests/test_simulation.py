@@ -37,8 +37,8 @@ class ServerMomentum(Method):
         server.params = {name: tensor + speed[name] for name, tensor in server.params.items()}
 
 
-class Stop(Exception):
-    pass
+class Stop(BaseException):
+    """Ends a run as Ctrl-C does."""
 
 
 def stop_after(rounds):
@@ -73,6 +73,19 @@ def test_a_run_stopped_at_any_round_goes_on_to_the_same_bits(make_cell, heart, t
         assert started[0] == rounds
         assert resumed.digest == whole.digest
         assert [path.name for path in cell.folder(results).parent.iterdir()] == ["seed-1"]
+
+
+def test_a_full_disk_keeps_the_checkpoint_and_a_broken_method_does_not(make_cell, heart, tmp_path):
+    for error, kept in ((OSError(28, "No space left on device"), True), (MethodError("broken"), False)):
+        cell = make_cell(heart, seed=int(kept))
+
+        def watch(done, total, error=error):
+            if done == 3:
+                raise error
+
+        with pytest.raises(type(error)):
+            run_cell(cell, tmp_path, checkpoint_seconds=0, watch=watch)
+        assert cell.folder(tmp_path).with_name(f"seed-{int(kept)}.partial").exists() is kept
 
 
 def test_images_resume_to_the_same_bits(make_cell, blood, tmp_path):
@@ -223,7 +236,7 @@ def test_a_broken_method_is_stopped_by_name(make_cell, heart, tmp_path, method, 
     cell = make_cell(heart, method)
     with pytest.raises(MethodError, match=message):
         run_cell(cell, tmp_path, checkpoint_seconds=0)
-    assert not cell.folder(tmp_path).exists()
+    assert not list(tmp_path.rglob("seed-*"))
 
 
 class Vandal(Method):
