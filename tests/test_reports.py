@@ -1,0 +1,38 @@
+"""What is published is what the records give."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from fedbench import Record
+
+REPORTS = Path(__file__).parents[1] / "reports"
+RECORDS = sorted(path.parent for path in (REPORTS / "records").rglob("manifest.json"))
+
+
+def test_there_are_published_records():
+    assert len(RECORDS) >= 2
+
+
+@pytest.mark.parametrize("folder", RECORDS, ids=lambda path: "/".join(path.parts[-4:]))
+def test_a_published_record_is_whole_and_stands_where_its_identity_says(folder):
+    record = Record.open(folder)
+    info = record.info
+    method = info.identity["method"]["name"]
+    assert folder.parts[-4:] == (info.identity["task"]["name"], method, info.hash, f"seed-{info.seed}")
+    assert info.environment.commit is not None
+    assert not info.environment.commit.endswith("+"), "made from a tree with changes"
+
+
+def test_the_fidelity_table_is_what_the_records_give():
+    done = subprocess.run([sys.executable, REPORTS / "fidelity.py", "--check"], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_the_published_board_is_what_the_records_give(tmp_path):
+    from fedbench import leaderboard
+
+    for page in leaderboard.render(REPORTS / "records", "paper-local", tmp_path):
+        assert page.read_bytes() == (REPORTS / "paper-local" / page.name).read_bytes(), page.name
