@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,6 +15,7 @@ from pydantic import Field
 from fedbench import registry
 from fedbench.errors import SpecError, unknown
 from fedbench.method import Method
+from fedbench.schema import identity_hash
 from fedbench.task import Name, Spec, Task, Track
 
 
@@ -60,8 +59,7 @@ class Cell:
     @cached_property
     def hash(self) -> str:
         """Twelve hexadecimal digits over the identity: the same for all seeds and for all suites."""
-        text = json.dumps(self.identity(), sort_keys=True, separators=(",", ":"))
-        return hashlib.sha256(text.encode()).hexdigest()[:12]
+        return identity_hash(self.identity())
 
     @property
     def label(self) -> str:

@@ -31,6 +31,25 @@ _log = logging.getLogger(__name__)
 State = dict[str, Any]
 
 
+def check_state(state: Mapping[str, Any], prefix: str = "") -> None:
+    """Check that a state can be stored: text without a slash names tensors, numbers, text, and mappings of these.
+
+    Raises
+    ------
+    MethodError
+        A value is of another type, or a name is not text or holds a slash.
+    """
+    for name, value in state.items():
+        if not isinstance(name, str) or "/" in name:
+            raise MethodError(f"state: {prefix}{name!r} must be named by text without a slash")
+        if isinstance(value, Mapping):
+            check_state(value, f"{prefix}{name}/")
+        elif not isinstance(value, Tensor | bool | int | float | str):
+            raise MethodError(
+                f"state: {prefix}{name} is a {type(value).__name__}; keep tensors, mappings of tensors, numbers or text"
+            )
+
+
 def pack(state: Mapping[str, Any]) -> bytes:
     """Return a state as a safetensors file.
 
@@ -51,22 +70,16 @@ def pack(state: Mapping[str, Any]) -> bytes:
 
     def walk(part: Mapping[str, Any], prefix: str) -> None:
         for name, value in part.items():
-            if not isinstance(name, str) or "/" in name:
-                raise MethodError(f"state: {prefix}{name!r} must be named by text without a slash")
             order.append(prefix + name)
             if isinstance(value, Tensor):  # cloned, as one tensor under two names is no error in a state
                 tensors[prefix + name] = value.detach().clone(memory_format=torch.contiguous_format)
             elif isinstance(value, Mapping):
                 plain[prefix + name] = {}
                 walk(value, f"{prefix}{name}/")
-            elif isinstance(value, bool | int | float | str):
-                plain[prefix + name] = value
             else:
-                raise MethodError(
-                    f"state: {prefix}{name} is a {type(value).__name__}; "
-                    "keep tensors, mappings of tensors, numbers or text"
-                )
+                plain[prefix + name] = value
 
+    check_state(state)
     walk(state, "")
     return bytes(save(tensors, {"state": json.dumps({"plain": plain, "order": order})}))
 
@@ -93,10 +106,12 @@ class Checkpoint:
     ----------
     folder : Path
         Where its files stand; made at the first save.
+    made_by : str
+        Versions of what computes; a checkpoint of other versions is not gone on from, as its bits may differ.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, made_by: str = "") -> None:
+        self.folder, self.made_by = folder, made_by
         self._files: dict[str, str] = {}
 
     def save(self, round: int, parts: Mapping[str, bytes]) -> None:
@@ -118,13 +133,13 @@ class Checkpoint:
                 file.flush()
                 os.fsync(file.fileno())
             files[part] = f"{name} {hashlib.sha256(data).hexdigest()}"
-        index = {"version": VERSION, "round": round, "files": files}
+        index = {"version": VERSION, "made_by": self.made_by, "round": round, "files": files}
         write_atomic(self.folder / INDEX, json.dumps(index, indent=1))
         self._files = files
         current = {entry.split()[0] for entry in files.values()}
         for path in self.folder.iterdir():
             if path.name != INDEX and path.name not in current:
-                path.unlink()
+                path.unlink(missing_ok=True)
 
     def load(self) -> tuple[int, dict[str, bytes]] | None:
         """Return the rounds done and all parts, or None where there is no whole checkpoint."""
@@ -133,11 +148,11 @@ class Checkpoint:
         try:
             index = json.loads((self.folder / INDEX).read_text(encoding="utf-8"))
             parts = {part: self._read(*entry.split()) for part, entry in index["files"].items()}
-            if index["version"] != VERSION:
-                raise ValueError(f"version {index['version']}")
+            if (index["version"], index["made_by"]) != (VERSION, self.made_by):
+                raise ValueError(f"made by {index['made_by']}, not by {self.made_by}")
         except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
             _log.warning(
-                "%s: the checkpoint is damaged (%s); the cell starts again from its first round.",
+                "%s: the checkpoint cannot be used (%s); the cell starts again from its first round.",
                 self.folder,
                 error,
             )

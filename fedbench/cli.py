@@ -34,7 +34,8 @@ def cli() -> None:
     fedbench run --suite paper-local --task blood --method fedkper --seed 1
     fedbench status                         what is done, missing, failed
 
-    Exit status: 0 complete, 1 something failed or was skipped, 2 bad usage.
+    Exit status: 0 complete, 1 something failed or was skipped, 2 bad usage,
+    130 interrupted.
     """  # noqa: D301 - the escape is click's mark for lines that must not be joined
 
 
@@ -52,6 +53,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except BrokenPipeError:
         sys.stderr.close()  # the reader of our output is gone, and that is its right
         status = COMPLETE
+    except OSError as error:
+        where = f" {error.filename}" if error.filename else ""
+        status = _stop(f"cannot use{where}: {error.strerror or error}; choose another place or mend it.", USAGE)
     sys.exit(status or COMPLETE)
 
 
@@ -329,7 +333,8 @@ def data_verify(names: tuple[str, ...], data_dir: Path | None) -> int:
 
     rows = verbs.data_verify(names, data_dir)
     _table(rows)
-    return FAILED if any(row["state"] == "damaged" for row in rows) else COMPLETE
+    bad = {"damaged", "missing"} if names else {"damaged"}
+    return FAILED if any(row["state"] in bad for row in rows) else COMPLETE
 
 
 # --- progress ---------------------------------------------------------------------------------------------------------

@@ -36,14 +36,14 @@ class Fit:
         SGD steps.
     lr : float
         Their learning rate.
-    loss : float
-        Mean of the loss over the steps.
+    loss : float or None
+        Mean of the loss over the steps; None without any.
     """
 
     params: Params
     steps: int
     lr: float
-    loss: float
+    loss: float | None
 
 
 @dataclass
@@ -181,9 +181,10 @@ class Client:
         """The model the client starts from: what it received, and the private part that it kept."""
         return {**self.initial, **self.state.get("private", {}), **self.received.params}
 
-    def rng(self, name: str) -> np.random.Generator:
-        """Return a stream of this client and round for a method's own draws."""
-        return self.streams.rng(f"method/{name}", client=self.id, round=self.round)
+    def rng(self, name: str, *, every_round: bool = True) -> np.random.Generator:
+        """Return a stream of this client for a method's own draws: of this round, or the same one in every round."""
+        depends = {"round": self.round} if every_round else {}
+        return self.streams.rng(f"method/{name}", client=self.id, **depends)
 
     def fit(
         self,
@@ -270,8 +271,8 @@ class Client:
                 losses.append(float(value.detach()))
                 if until(losses):
                     break
-        mean = float(total / max(steps, 1))
-        if not np.isfinite(mean):
+        mean = float(total / steps) if steps else None
+        if mean is not None and not np.isfinite(mean):
             raise MethodError(
                 f"the loss of client {self.id} in round {self.round} became {mean} after {steps} steps; "
                 "a smaller learning rate or a smaller regularisation may mend it."
@@ -354,7 +355,7 @@ class Client:
         tuple of two int64 arrays
             Positions that remain, and positions held out, both ascending.
         """
-        order = self.streams.rng(f"method/{stream}", client=self.id).permutation(self.n)
+        order = self.rng(stream, every_round=False).permutation(self.n)
         held = min(max(int(share * self.n), 1), self.n - 1)
         return np.sort(order[held:]), np.sort(order[:held])
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import torch
 
+import fedbench
 from fedbench.schema import Environment
 
 
@@ -28,6 +29,13 @@ def environment() -> Environment:
         device="cpu",
         commit=_commit(),
     )
+
+
+def versions() -> str:
+    """Return the versions of all that computes: other versions may give other bits."""
+    env = environment()
+    packages = (f"{name} {version}" for name, version in sorted(env.packages.items()))
+    return ", ".join([f"fedbench {fedbench.__version__}", f"Python {env.python}", *packages])
 
 
 def _processor() -> str:

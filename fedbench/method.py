@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from fedbench.client import Batch, Client
-    from fedbench.federation import Federation
     from fedbench.server import Server
 
     Params = dict[str, Tensor]
@@ -116,18 +115,23 @@ class Method:
         Bumped by any change that can change a score.
     family : {"global", "personalised", "reference"}
         One global model, a model a client, or a reference point: shown beside the board and never ranked.
+    pooled : bool
+        Whether one client holds all training data; for reference points only.
     limits : tuple of Limit
-        Declared identities, each tested.
+        Declared identities; those of the built-in methods are tests.
     bibtex : str
         How to cite it; empty for what has no paper.
     """
 
     version: ClassVar[int] = 1
     family: ClassVar[Literal["global", "personalised", "reference"]] = "global"
+    pooled: ClassVar[bool] = False
     limits: ClassVar[tuple[Limit, ...]] = ()
     bibtex: ClassVar[str] = ""
 
     def __post_init__(self) -> None:
+        if self.pooled and self.family != "reference":
+            raise MethodError(f"{type(self).__name__} pools all clients' data: that is for reference points only.")
         for name, (adapter, _) in _hyperparameters(type(self)).items():
             given = getattr(self, name)
             try:
@@ -136,6 +140,10 @@ class Method:
                 raise SpecError(
                     f"{type(self).__name__}.{name}: {error.errors()[0]['msg'].lower()}, got {given!r}"
                 ) from None
+            try:
+                hash(getattr(self, name))
+            except TypeError:
+                raise SpecError(f"{type(self).__name__}.{name}: must not be changeable; use a tuple.") from None
 
     @classmethod
     def configure(cls, name: str, values: Mapping[str, Any]) -> Method:
@@ -161,20 +169,14 @@ class Method:
         """Return the resolved hyperparameters, as they are hashed and logged."""
         return dataclasses.asdict(self)
 
-    # --- who trains on what -------------------------------------------------------------------------------------
-
-    def arrange(self, federation: Federation) -> Federation:
-        """Return who trains on what; only a reference point changes it."""
-        return federation
+    # --- client -------------------------------------------------------------------------------------------------
 
     def shared(self, name: str) -> bool:
         """Say whether the tensor of this name crosses the wire; the others stay with their client."""
         return True
 
-    # --- client -------------------------------------------------------------------------------------------------
-
     def init_client(self, client: Client) -> None:
-        """Fill ``client.state`` at the client's first visit."""
+        """Fill ``client.state`` at the client's first visit; draw with ``client.rng(name, every_round=False)``."""
 
     def client_update(self, client: Client) -> Upload:
         """Run the paper's client procedure and return what the client sends."""

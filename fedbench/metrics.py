@@ -510,7 +510,8 @@ def global_auc(outcome: Outcome) -> float | None:
     """Mean over classes of the global model's one-versus-rest area under the ROC curve, after the last round.
 
     The area of class c is the share of pairs, one sample of c and one of another class, in which the first
-    has the higher probability of c; a tie counts one half. Classes without a test sample are left out. Not
+    has the higher probability of c; a tie counts one half, and as records keep probabilities in 16 bits, very
+    high and very low ones tie. Classes without a test sample are left out. Not
     defined without class probabilities, or if all test samples are of one class.
 
     Examples

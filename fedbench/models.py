@@ -133,8 +133,10 @@ class Model:
         """
         params: Params = {}
         for layer, module in self._module.named_modules():
-            if not isinstance(module, nn.Conv2d | nn.Linear):
+            if not list(module.parameters(recurse=False)):
                 continue
+            if not isinstance(module, nn.Conv2d | nn.Linear):
+                raise TypeError(f"model {self.name}: no rule to draw the weights of {layer}, a {type(module).__name__}")
             bound = 1 / math.sqrt(module.weight[0].numel())
             for kind, tensor in module.named_parameters():
                 name = f"{layer}.{kind}"

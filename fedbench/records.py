@@ -41,6 +41,7 @@ from fedbench.schema import (
     Manifest,
     Plan,
     RunInfo,
+    identity_hash,
 )
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -113,6 +114,19 @@ class Record:
                     f"delete the folder {folder} and run the cell again."
                 )
         return cls(folder, _parse(RunInfo, folder / RUN), manifest)
+
+    def verify(self) -> None:
+        """Check that the digest is that of the files, and the hash that of the identity.
+
+        Raises
+        ------
+        RecordError
+            One of them is not: the record was changed after it was written.
+        """
+        if content_digest(self.info, _columns(self.rounds), _columns(self.clients), self.arrays) != self.digest:
+            raise RecordError(f"{self.folder}: the digest in {MANIFEST} is not that of the files.")
+        if identity_hash(self.info.identity) != self.info.hash:
+            raise RecordError(f"{self.folder}: the hash in {RUN} is not that of the identity in it.")
 
     @property
     def digest(self) -> str:
@@ -287,16 +301,20 @@ def state(folder: Path) -> tuple[State, str]:
         except NewerSchemaError:
             raise
         except RecordError as error:
-            return "corrupt", str(error)
+            return _failure(folder) or ("corrupt", str(error))  # a failed attempt to make it again is the newer news
         return "done", ""
-    if (folder / FAILURE).is_file():
-        try:
-            return "failed", _parse(Failure, folder / FAILURE).reason
-        except NewerSchemaError:
-            raise
-        except RecordError as error:
-            return "failed", str(error)
-    return "missing", ""
+    return _failure(folder) or ("missing", "")
+
+
+def _failure(folder: Path) -> tuple[State, str] | None:
+    if not (folder / FAILURE).is_file():
+        return None
+    try:
+        return "failed", _parse(Failure, folder / FAILURE).reason
+    except NewerSchemaError:
+        raise
+    except RecordError as error:
+        return "failed", str(error)
 
 
 def write_atomic(path: Path, text: str) -> None:
@@ -338,6 +356,10 @@ def _parse(model: type[Model], path: Path) -> Model:
         raise RecordError(
             f"{path} is not a valid {model.__name__}: {where}: {first['msg']}; run the cell again."
         ) from None
+
+
+def _columns(table: pa.Table) -> dict[str, Any]:
+    return {name: table.column(name) for name in table.column_names}
 
 
 def _sha256(path: Path) -> str:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+from collections.abc import Mapping
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
@@ -17,6 +20,12 @@ WEIGHTS = "weights.safetensors"
 
 FILES = (RUN, ROUNDS, CLIENTS, PREDICTIONS)
 """The files of every record; the manifest, written last, is the mark that a record is whole."""
+
+
+def identity_hash(identity: Mapping[str, Any]) -> str:
+    """Return twelve hexadecimal digits over the identity of a cell, given as plain JSON types."""
+    text = json.dumps(identity, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 class _Part(BaseModel):
@@ -108,6 +117,7 @@ class PlannedCell(_Part):
     family: Literal["global", "personalised", "reference"]
     hash: str
     seed: int
+    hyperparameters: dict[str, Any] = {}
     skipped: str | None = None
 
     @property

@@ -5,11 +5,12 @@ from __future__ import annotations
 import io
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -20,26 +21,41 @@ from torch import Tensor
 
 import fedbench
 from fedbench.cell import Cell
-from fedbench.checkpoint import Checkpoint, State, pack, unpack
+from fedbench.checkpoint import Checkpoint, State, check_state, pack, unpack
 from fedbench.client import Client
-from fedbench.environment import environment
+from fedbench.environment import environment, versions
 from fedbench.errors import MethodError
 from fedbench.evaluation import Evaluator
 from fedbench.federation import federate
 from fedbench.kinds import KINDS
-from fedbench.method import Download, Method, Upload
+from fedbench.method import Method, Upload
 from fedbench.models import Model
 from fedbench.records import Record, write
 from fedbench.schema import SCHEMA_VERSION, ModelInfo, RunInfo, SeedIds
 from fedbench.seeds import Streams, fingerprint
 from fedbench.server import Server
 from fedbench.task import Data, Dataset
-from fedbench.traffic import delivered, payload_bytes, tensors
+from fedbench.traffic import copied, not_finite, payload_bytes
+
+if TYPE_CHECKING:
+    from fedbench.method import Predictor
 
 Watch = Callable[[int, int], None]
 Row = dict[str, Any]
 
 
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Compute on one thread, as worker processes do: the number of threads may change the last bits."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@_one_thread()
 def run_cell(
     cell: Cell,
     results: Path,
@@ -77,28 +93,39 @@ def run_cell(
         Data is missing or damaged, the split cannot be made, or the method broke its contract.
     """
     folder = cell.folder(results)
-    checkpoint = Checkpoint(folder.with_name(f"{folder.name}.partial"))
+    checkpoint = Checkpoint(folder.with_name(f"{folder.name}.partial"), made_by=versions())
     simulation = Simulation(cell, load_data(cell.task.data, data_dir))
     saved = checkpoint.load()
     if saved is not None:
         simulation.restore(*saved)
     rounds, last_save = cell.task.protocol.rounds, time.monotonic()
     watch(simulation.done, rounds)
-    try:
-        while simulation.done < rounds:
+    while simulation.done < rounds:
+        with _forgetting(checkpoint):
             simulation.round()
-            watch(simulation.done, rounds)
-            if time.monotonic() - last_save >= checkpoint_seconds and simulation.done < rounds:
-                checkpoint.save(simulation.done, simulation.changed())
-                last_save = time.monotonic()
+        watch(simulation.done, rounds)
+        if time.monotonic() - last_save >= checkpoint_seconds and simulation.done < rounds:
+            checkpoint.save(simulation.done, simulation.changed())
+            last_save = time.monotonic()
+    with _forgetting(checkpoint):
         record = simulation.record(folder, keep_weights)
-    except (OSError, MemoryError):
-        raise  # the machine's fault: go on from the checkpoint once it is mended
-    except Exception:
-        checkpoint.remove()  # the method's fault: once mended, it must not go on from what it did before
-        raise
     checkpoint.remove()
     return record
+
+
+@contextmanager
+def _forgetting(checkpoint: Checkpoint) -> Iterator[None]:
+    """Remove the checkpoint where the method fails: once mended, it must not go on from what it did before.
+
+    Where the machine fails (a full disk, no memory) the checkpoint stays.
+    """
+    try:
+        yield
+    except (OSError, MemoryError):
+        raise
+    except Exception:
+        checkpoint.remove()
+        raise
 
 
 @lru_cache(maxsize=2)
@@ -126,7 +153,7 @@ class Simulation:
         self.model = Model(task.model, dataset.inputs.shape[1:], self.kind.outputs(task.n_classes))
         self.inputs, self.targets = normalised(dataset.inputs), torch.from_numpy(dataset.targets)
         self.federation = federate(task, dataset, cell.track, cell.seed)
-        self.plan = self.method.arrange(self.federation)
+        self.plan = self.federation.pooled() if self.method.pooled else self.federation
         self.streams = Streams(cell.seed)
         self.evaluator = Evaluator(
             self.inputs, self.targets, self.federation, self.model, self.kind, self.protocol.evaluation_batch
@@ -157,21 +184,15 @@ class Simulation:
         server.round = t
         begin = time.perf_counter()
         rows: dict[int, Row] = {k: {"round": t, "client": k} for k in range(len(self.federation.tests))}
-        queried, down, up = self._query(t)
+        queried = self._query(t, rows)
         uploads, clients = [], []
         for k, passes in zip(self.plan.schedule[t].tolist(), self.plan.passes[t].tolist(), strict=True):
-            client = self._client(k, t, passes, method.broadcast(server, k))
+            client = self._client(k, passes)
             start = time.perf_counter()
             upload = method.client_update(client)
-            seconds = time.perf_counter() - start
-            self._check(upload, t)
-            self._keep(client)
-            uploads.append(upload)
+            rows[k] |= {"seconds_train": time.perf_counter() - start, "train_loss": client.train_loss}
+            uploads.append(self._received(upload, client, rows[k]))
             clients.append(client)
-            received, sent = self._bytes(client.received), self._bytes(upload)
-            down, up = down + received, up + sent
-            rows[k] |= {"bytes_down": received, "bytes_up": sent, "seconds_train": seconds}
-            rows[k]["train_loss"] = client.train_loss
         weights = self._weights(uploads, t)
         method.server_update(server, uploads, weights)
         trained = time.perf_counter()
@@ -182,8 +203,8 @@ class Simulation:
             "lr": self.protocol.lr_at(t),
             "sampled": len(uploads),
             "train_loss": _mean([client.train_loss for client in clients if client.train_loss is not None]),
-            "bytes_down": down,
-            "bytes_up": up,
+            "bytes_down": sum(row.get("bytes_down", 0) for row in rows.values()),
+            "bytes_up": sum(row.get("bytes_up", 0) for row in rows.values()),
             "train_samples": sum(client.work.trained for client in (*queried, *clients)),
             "forward_samples": sum(client.work.forward for client in (*queried, *clients)),
         }
@@ -193,18 +214,24 @@ class Simulation:
         self.client_rows.extend(rows[k] for k in sorted(rows))
         self.done += 1
 
-    def _client(self, k: int, t: int, passes: int, download: Download) -> Client:
+    def _client(self, k: int, passes: int, *, evaluation: bool = False) -> Client:
+        """Return client k in the current round, with what the server sends it.
+
+        What it holds are copies: neither another client nor the server can be changed through them, and for an
+        evaluation not even its own state.
+        """
         ids = self.plan.train[k]
+        state = self.states.get(k, {})
         client = Client(
             id=k,
-            round=t,
+            round=self.server.round,
             rounds=self.protocol.rounds,
             inputs=self.inputs[ids],
             targets=self.targets[ids],
             n_classes=self.cell.task.n_classes,
-            received=delivered(download),
-            initial=self.initial,
-            state=dict(self.states.get(k, {})),
+            received=copied(self.method.broadcast(self.server, k)),
+            initial=copied(self.initial),
+            state=copied(state) if evaluation else dict(state),
             passes=passes,
             protocol=self.protocol,
             model=self.model,
@@ -216,35 +243,38 @@ class Simulation:
             self.method.init_client(client)
         return client
 
-    def _keep(self, client: Client) -> None:
-        self.states[client.id] = client.state
-        self._changed.add(client.id)
-
-    def _query(self, t: int) -> tuple[list[Client], int, int]:
-        """Run the counted traffic outside the normal round; return who was asked, bytes down and up."""
-        queried, reports, down = [], [], 0
+    def _query(self, t: int, rows: dict[int, Row]) -> list[Client]:
+        """Run the counted traffic outside the normal round; return who was asked."""
+        queried, reports = [], []
         for k in sorted(self.method.query(self.server)):
-            client = self._client(k, t, 0, self.method.broadcast(self.server, k))
-            reports.append(self.method.report(client))
-            self._check(reports[-1], t)
-            self._keep(client)
+            client = self._client(k, self.protocol.local_epochs * len(self.plan.train[k]))
+            reports.append(self._received(self.method.report(client), client, rows[k]))
             queried.append(client)
-            down += self._bytes(client.received)
         if reports:
             self.method.receive(self.server, reports)
-        return queried, down, sum(self._bytes(report) for report in reports)
+        return queried
 
-    def _bytes(self, payload: Download | Upload) -> int:
-        return 0 if self.plan.pool else payload_bytes(payload)  # where all data is in one place, nothing is sent
-
-    def _check(self, upload: Upload, t: int) -> None:
-        who = f"{self.cell.method_name}: the upload of client {upload.client} in round {t}"
+    def _received(self, upload: Upload, client: Client, row: Row) -> Upload:
+        """Keep the client's state, check and count what it sent, and return it as the server receives it: a copy."""
+        who = f"{self.cell.method_name}: the upload of client {client.id} in round {client.round}"
+        if (upload.client, upload.n) != (client.id, client.n):
+            raise MethodError(
+                f"{who} claims to be of client {upload.client} with {upload.n} samples, not {client.n}; make it with "
+                "client.upload(...)."
+            )
         private = [name for name in upload.params if not self.method.shared(name)]
         if private:
             raise MethodError(f"{who} holds the private tensors {private}; make it with client.upload(...).")
-        for name, tensor in tensors({**upload.params, **upload.extra}):
-            if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+        for part in (upload.params, upload.extra):
+            for name in not_finite(part):
                 raise MethodError(f"{who} is not finite in {name}; a smaller learning rate may mend it.")
+        check_state(client.state)
+        self.states[client.id] = client.state
+        self._changed.add(client.id)
+        if not self.plan.pool:  # where all data is in one place, nothing is sent
+            row["bytes_down"] = row.get("bytes_down", 0) + payload_bytes(client.received)
+            row["bytes_up"] = row.get("bytes_up", 0) + payload_bytes(upload)
+        return copied(upload)
 
     def _weights(self, uploads: Sequence[Upload], t: int) -> list[float]:
         weights = [float(weight) for weight in self.method.weights(self.server, uploads)]
@@ -274,35 +304,42 @@ class Simulation:
                 self.probabilities = torch.softmax(result.logits, dim=1).numpy().astype(np.float16)
         if self.plan.pool:
             return
-        models = {client.id: client.local for client in clients if client.local is not None}
-        if models:
-            own = np.zeros(self.evaluator.offsets[-1], dtype=bool)
-            for k, model in models.items():
-                own[self._columns(k)] = self.evaluator.on_client(model, k)
-            self._append_on_clients("local", own, models, rows)
+        everybody = range(len(self.federation.tests))
+        self._on_own_tests(t, "local", {client.id: client.local for client in clients}, rows)
         if t in self.protocol.personal_rounds():
-            personal, row["adapt_samples"] = self._personal(t, on_clients)
-            if personal is not None:
+            kind = type(self.method)
+            plain = all(getattr(kind, name) is getattr(Method, name) for name in ("personal", "broadcast", "predictor"))
+            if plain and on_clients is not None and all(self.method.shared(name) for name in self.initial):
+                # What every client would deploy is the global model, evaluated already.
+                self._append_on_clients("personal", on_clients, everybody, rows)
                 self._append("personal_rounds", np.array(t))
-                self._append_on_clients("personal", personal, range(len(self.federation.tests)), rows)
+                row["adapt_samples"] = 0
+                return
+            adapted = {k: self._personal(k) for k in everybody}
+            row["adapt_samples"] = sum(samples for _, samples in adapted.values())
+            if self._on_own_tests(t, "personal", {k: model for k, (model, _) in adapted.items()}, rows):
+                self._append("personal_rounds", np.array(t))
 
-    def _personal(self, t: int, on_clients: npt.NDArray[np.bool_] | None) -> tuple[npt.NDArray[np.bool_] | None, int]:
-        """Return whether each client's personal model is right, and the samples spent on adapting it."""
-        kind = type(self.method)
-        plain = kind.personal is Method.personal and kind.broadcast is Method.broadcast
-        if plain and on_clients is not None and all(self.method.shared(name) for name in self.initial):
-            return on_clients, 0  # what every client would deploy is the global model, evaluated already
-        bits = np.zeros(self.evaluator.offsets[-1], dtype=bool)
-        samples = 0
-        for k in range(len(self.federation.tests)):
-            passes = self.protocol.local_epochs * len(self.plan.train[k])
-            client = self._client(k, t, passes, self.method.broadcast(self.server, k))
-            model = self.method.personal(client)
-            if model is None:
-                return None, samples
-            samples += client.work.trained + client.work.forward
-            bits[self._columns(k)] = self.evaluator.on_client(model, k)
-        return bits, samples
+    def _personal(self, k: int) -> tuple[Predictor | None, int]:
+        """Return what a client would deploy now, and the samples spent on adapting it."""
+        client = self._client(k, self.protocol.local_epochs * len(self.plan.train[k]), evaluation=True)
+        model = self.method.personal(client)
+        return model, client.work.trained + client.work.forward
+
+    def _on_own_tests(self, t: int, what: str, models: Mapping[int, Predictor | None], rows: dict[int, Row]) -> bool:
+        """Evaluate clients' models on their own local tests; say whether the method has such models."""
+        present = {k: model for k, model in models.items() if model is not None}
+        if present and len(present) < len(models):
+            raise MethodError(
+                f"{self.cell.method_name}: clients {sorted(set(models) - set(present))} have no {what} model in round "
+                f"{t}, others have; a method has one for every client, or for none."
+            )
+        if present:
+            bits = np.zeros(self.evaluator.offsets[-1], dtype=bool)
+            for k, model in present.items():
+                bits[self._columns(k)] = self.evaluator.on_client(model, k)
+            self._append_on_clients(what, bits, present, rows)
+        return bool(present)
 
     def _columns(self, k: int) -> slice:
         return slice(self.evaluator.offsets[k], self.evaluator.offsets[k + 1])
@@ -360,11 +397,13 @@ class Simulation:
         MethodError
             The method had a global or a local model in some rounds only.
         """
-        for name in ("global_test_predictions", "local_client_correct"):
-            if name in self.arrays and len(self.arrays[name]) != self.done:
+        due = {"global_test_predictions": self.done, "local_client_correct": self.done}
+        due["personal_rounds"] = len(self.protocol.personal_rounds())
+        for name, rounds in due.items():
+            if name in self.arrays and len(self.arrays[name]) != rounds:
                 raise MethodError(
                     f"{self.cell.method_name}: a {name.partition('_')[0]} model in {len(self.arrays[name])} of "
-                    f"{self.done} rounds; a method has one in every round, or none."
+                    f"{rounds} rounds; a method has one in every round, or none."
                 )
         federation, targets = self.federation, self.targets.numpy()
         n_clients, tests = len(federation.tests), np.concatenate(federation.tests)
@@ -448,10 +487,7 @@ class Simulation:
     def _weights_file(self) -> bytes:
         models = {"global": self.method.predictor(self.server)}
         if not self.plan.pool:
-            t = self.done - 1
-            for k in range(len(self.federation.tests)):
-                client = self._client(k, t, 0, self.method.broadcast(self.server, k))
-                models[f"client-{k}"] = self.method.personal(client)
+            models |= {f"client-{k}": self._personal(k)[0] for k in range(len(self.federation.tests))}
         return bytes(
             save(
                 {

@@ -14,7 +14,7 @@ from fedbench.task import Partitioner, Protocol, Spec, Task
 Section = TypeVar("Section", bound=Spec)
 
 PARTITIONERS: dict[str, type[Partitioner]] = {"dirichlet": Dirichlet, "natural": Natural}
-MODELS = {"cnn-small": 3, "cnn4": 3, "mlp": 1}  # by name, how many dimensions a sample has
+DIMENSIONS = {"cnn-small": 3, "cnn4": 3, "mlp": 1}  # by name, how many dimensions a sample has
 CARD = ("name", "title", "description", "source", "version")
 SECTIONS = ("task", "data", "partition", "model", "protocol")
 
@@ -71,11 +71,11 @@ def _task(document: dict[str, Any], folder: Path) -> Task:
         if key not in CARD:
             raise unknown("key in [task]", key, CARD)
     data = _data(document["data"], folder)
-    model = _pop(document["model"], "model", "name", MODELS)
+    model = _pop(document["model"], "model", "name", DIMENSIONS)
     if document["model"]:
         raise unknown("key in [model]", next(iter(document["model"])), ["name"])
-    if len(data.shape) != MODELS[model]:
-        fit = [name for name, dimensions in MODELS.items() if dimensions == len(data.shape)]
+    if len(data.shape) != DIMENSIONS[model]:
+        fit = [name for name, dimensions in DIMENSIONS.items() if dimensions == len(data.shape)]
         raise SpecError(f"[model] {model!r} does not fit samples of shape {data.shape}; use {' or '.join(fit)}.")
     kind = _pop(document["partition"], "partition", "kind", PARTITIONERS)
     if kind == "natural" and not data.sites:

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
-from typing import Any
+from dataclasses import replace
+from typing import Any, TypeVar, cast
 
+import torch
 from torch import Tensor
 
 from fedbench.errors import MethodError
 from fedbench.method import Download, Upload
+
+Sent = TypeVar("Sent", bound=Download | Upload | Mapping[str, Any])
 
 NUMBER_BYTES = 8
 """Bytes of one number on the wire, n_k among them."""
@@ -32,20 +37,28 @@ def _bytes(value: Any) -> int:
     raise MethodError(f"a {type(value).__name__} cannot be sent; send tensors, mappings of tensors or numbers.")
 
 
-def delivered(download: Download) -> Download:
-    """Return a download with its own tensors, so that no client can change what the server or another one holds."""
-    return Download(_copy(download.params), _copy(download.extra))
+def copied(value: Sent) -> Sent:
+    """Return a payload or a state with its own tensors: nobody can be changed through what they sent or were sent."""
+    if isinstance(value, Download):
+        return replace(value, params=copied(value.params), extra=copied(value.extra))
+    if isinstance(value, Upload):
+        return replace(value, params=copied(value.params), extra=copied(value.extra))
+    return cast(Sent, _copy(value))
 
 
-def tensors(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Tensor]]:
-    """Yield the tensors of a payload with their joined names."""
+def not_finite(values: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    """Yield the names of what is infinite or NaN: tensors and numbers, nested ones under their joined names."""
     for name, value in values.items():
         if isinstance(value, Tensor):
-            yield prefix + name, value
+            if value.is_floating_point() and not bool(torch.isfinite(value).all()):
+                yield prefix + name
+        elif isinstance(value, float):
+            if not math.isfinite(value):
+                yield prefix + name
         elif isinstance(value, Mapping):
-            yield from tensors(value, f"{prefix}{name}.")
+            yield from not_finite(value, f"{prefix}{name}.")
         elif isinstance(value, list | tuple):
-            yield from tensors({str(i): item for i, item in enumerate(value)}, f"{prefix}{name}.")
+            yield from not_finite({str(i): item for i, item in enumerate(value)}, f"{prefix}{name}.")
 
 
 def _copy(value: Any) -> Any:

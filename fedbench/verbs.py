@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -11,11 +12,11 @@ from typing import Any
 
 from fedbench import records, registry
 from fedbench.cell import Cell, Suite, load_suite, suite_names
-from fedbench.errors import DataError, DataMissingError, FedBenchError, SpecError, unknown
+from fedbench.errors import DataError, DataMissingError, FedBenchError, PluginError, SpecError, unknown
 from fedbench.executors import Event, Options, run_cells
 from fedbench.metrics import METRICS
-from fedbench.schema import MANIFEST, SCHEMA_VERSION, Plan, PlannedCell
-from fedbench.task import Data, Task
+from fedbench.schema import SCHEMA_VERSION, Plan, PlannedCell
+from fedbench.task import Data, Task, Track
 from fedbench.taskfile import load_task_file
 
 RESULTS, REPORTS = Path("results"), Path("reports")
@@ -334,9 +335,12 @@ def data_ls(data_dir: Path | None = None) -> list[dict[str, str]]:
     """Return a row for each task: its files, or where they were looked for."""
     rows = []
     for name in registry.tasks.names():
-        reason = _unavailable(registry.tasks.get(name), data_dir, fetch=False)
-        files = reason or ", ".join(str(path) for path in registry.tasks.get(name).data.locate(data_dir))
-        rows.append({"task": name, "state": "missing" if reason else "here", "files": files})
+        try:
+            files = ", ".join(str(path) for path in registry.tasks.get(name).data.locate(data_dir))
+            rows.append({"task": name, "state": "here", "files": files})
+        except FedBenchError as error:
+            state = "missing" if isinstance(error, DataMissingError) else "broken"
+            rows.append({"task": name, "state": state, "files": str(error)})
     return rows
 
 
@@ -359,7 +363,7 @@ def data_verify(names: Sequence[str] = (), data_dir: Path | None = None) -> list
             state, detail = "good", f"{len(_data(name).load(data_dir).targets):,} samples"
         except DataMissingError as error:
             state, detail = "missing", str(error)
-        except DataError as error:
+        except (DataError, PluginError) as error:
             state, detail = "damaged", str(error)
         rows.append({"name": name, "state": state, "detail": detail})
     return rows
@@ -367,12 +371,17 @@ def data_verify(names: Sequence[str] = (), data_dir: Path | None = None) -> list
 
 def _data(name: str) -> Data:
     """Return the data of a task, or of a data set such as ``bloodmnist`` that a task uses."""
-    tasks: dict[str, Data] = {task: registry.tasks.get(task).data for task in registry.tasks.names()}
-    sets: dict[str, Data] = {data.flag: data for data in tasks.values() if hasattr(data, "flag")}
-    known = {**sets, **tasks}
-    if name not in known:
-        raise unknown("task or data set", name, known)
-    return known[name]
+    if name in registry.tasks.names():
+        data: Data = registry.tasks.get(name).data
+        return data
+    sets: dict[str, Data] = {}
+    for task in registry.tasks.names():
+        with contextlib.suppress(PluginError):  # a broken plug-in hides no other; `ls` names it
+            data = registry.tasks.get(task).data
+            sets |= {data.flag: data} if hasattr(data, "flag") else {}
+    if name not in sets:
+        raise unknown("task or data set", name, {*sets, *registry.tasks.names()})
+    return sets[name]
 
 
 def estimate(cell: Cell) -> float:
@@ -425,7 +434,7 @@ def _write_plan(results: Path, suite: Suite, states: Sequence[CellState]) -> Non
     cells: dict[str, PlannedCell] = {}
     for cell in (
         *(_planned(cell) for cell in suite.cells()),
-        *(cell for cell in earlier if (results / cell.path / MANIFEST).exists()),
+        *(cell for cell in earlier if (results / cell.path).exists() and _is_current(cell, suite.track)),
         *(_planned(item.cell, item.reason if item.state == "skipped" else None) for item in states),
     ):
         cells[cell.path] = cell
@@ -439,6 +448,16 @@ def _write_plan(results: Path, suite: Suite, states: Sequence[CellState]) -> Non
     records.write_atomic(path, plan.model_dump_json(indent=1) + "\n")
 
 
+def _is_current(planned: PlannedCell, track: Track) -> bool:
+    """Say whether a cell planned earlier is still the same: no version or setting behind it has changed since."""
+    try:
+        method = registry.methods.get(planned.method).configure(planned.method, planned.hyperparameters)
+        cell = Cell(registry.tasks.get(planned.task), planned.method, method, track, planned.seed)
+    except FedBenchError:
+        return False
+    return cell.hash == planned.hash
+
+
 def _planned(cell: Cell, skipped: str | None = None) -> PlannedCell:
     return PlannedCell(
         task=cell.task.name,
@@ -447,5 +466,6 @@ def _planned(cell: Cell, skipped: str | None = None) -> PlannedCell:
         family=cell.method.family,
         hash=cell.hash,
         seed=cell.seed,
+        hyperparameters=cell.identity()["method"]["hyperparameters"],
         skipped=skipped,
     )

@@ -1,14 +1,8 @@
 """Centralised training on the pooled data: the reference point above."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from fedbench import Method
-
-if TYPE_CHECKING:
-    from fedbench import Federation
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,6 +19,4 @@ class Centralised(Method):
     """
 
     family = "reference"
-
-    def arrange(self, federation: Federation) -> Federation:
-        return federation.pooled()
+    pooled = True

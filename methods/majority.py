@@ -34,7 +34,7 @@ class Majority(Method):
 
     Its backward transfer and consistency are perfect, which is why these are never read without accuracy.
 
-    Cost: the label counts of every client, once; no model crosses the wire, no training.
+    Cost: the label counts of every client, once, and n_k with every upload; no model crosses the wire, no training.
     """
 
     family = "reference"
@@ -49,7 +49,7 @@ class Majority(Method):
         return client.upload({}, counts=client.class_counts)
 
     def receive(self, server: Server, reports: Sequence[Upload]) -> None:
-        server.state["counts"] = torch.stack([report["counts"] for report in reports]).sum(dim=0)
+        server.state = {"counts": torch.stack([report["counts"] for report in reports]).sum(dim=0)}
 
     def client_update(self, client: Client) -> Upload:
         client.local = Constant(client.class_counts)

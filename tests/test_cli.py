@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from fedbench import SpecError, cli, registry, verbs
-from fedbench.records import Record
+from fedbench.records import Record, read_plan
 
 
 @pytest.fixture
@@ -244,6 +244,39 @@ def test_verbs_return_values(finished):
     assert states[0].seconds == 0 < states[1].seconds
     with pytest.raises(SpecError, match="jobs"):
         verbs.run(verbs.Selection("quick"), finished, jobs=-1)
+
+
+def test_a_board_mixes_no_versions(monkeypatch, tmp_path):
+    chosen = verbs.Selection("quick", ["heart"], ["fedavg"], [1])
+    verbs.run(chosen, tmp_path / "results", reports=None, jobs=1)
+    monkeypatch.setattr(registry.methods.get("fedavg"), "version", 2)
+    verbs._write_plan(tmp_path / "results", chosen.load()[0], verbs.status(chosen, tmp_path / "results"))
+    plan = read_plan(tmp_path / "results" / "plans" / "quick.json")
+    hashes = {cell.hash for cell in plan.cells if (cell.task, cell.method) == ("heart", "fedavg")}
+    assert hashes == {chosen.load()[1][0].hash}
+
+
+def test_a_broken_task_leaves_the_data_of_the_others_alone(monkeypatch):
+    from importlib.metadata import EntryPoint
+
+    points = {**registry.tasks.points(), "zz": EntryPoint("zz", "no_such_module:ZZ", "fedbench.tasks")}
+    monkeypatch.setattr(registry.tasks, "_points", points)
+    states = {row["task"]: row["state"] for row in verbs.data_ls()}
+    assert (states["heart"], states["zz"]) == ("here", "broken")
+    assert [row["state"] for row in verbs.data_verify(["heart", "zz"])] == ["good", "damaged"]
+
+
+def test_a_reports_folder_that_cannot_be_written_is_named(fedbench, finished, tmp_path):
+    (tmp_path / "file").write_text("not a folder")
+    status, _, err = fedbench("report", "--out", finished, "--reports", tmp_path / "file")
+    assert status == 2
+    assert "file/quick" in err
+    assert "Not a directory; choose another place or mend it." in err
+
+
+def test_verifying_data_that_is_named_and_absent_fails(fedbench):
+    status, out, _ = fedbench("data", "verify", "organc")
+    assert (status, "missing" in out) == (1, True)
 
 
 def test_a_broken_plug_in_is_listed_by_name_and_hides_nothing(monkeypatch):

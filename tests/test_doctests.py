@@ -5,11 +5,15 @@
 
 import doctest
 import importlib
+from pathlib import Path
 
 import pytest
 
+FOLDER = Path(__file__).parents[1] / "fedbench"
+MODULES = sorted(f"fedbench.{path.stem}" for path in FOLDER.glob("*.py") if ">>> " in path.read_text())
 
-@pytest.mark.parametrize("module", ["fedbench.seeds", "fedbench.method", "fedbench.metrics", "fedbench.statistics"])
+
+@pytest.mark.parametrize("module", MODULES)
 def test_examples(module):
     result = doctest.testmod(importlib.import_module(module))
     assert result.attempted > 0

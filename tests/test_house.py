@@ -35,8 +35,8 @@ SCRIPTS = ("fedbench.tasks.embedded.rebuild",)  # run by hand, never imported
 # What a floor may import besides the standard library and what the floors below may.
 LIBRARIES = {
     0: {"annotated_types", "numpy", "pydantic"},
-    1: {"medmnist", "pandas", "platformdirs", "pooch", "pyarrow", "requests", "scipy", "tqdm"},
-    2: {"psutil", "safetensors", "torch"},
+    1: {"medmnist", "platformdirs", "pooch", "pyarrow", "requests", "scipy", "tqdm"},
+    2: {"safetensors", "torch"},
     4: {"click", "rich"},
 }
 BOARD_LIBRARIES = LIBRARIES[0] | LIBRARIES[1] | {"jinja2", "rich"}

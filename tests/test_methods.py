@@ -126,7 +126,7 @@ def point(client, params):
 @pytest.fixture(scope="module")
 def client(simulate, heart):
     simulation = simulate(heart)
-    return simulation._client(0, 0, 10, simulation.method.broadcast(simulation.server, 0))
+    return simulation._client(0, 10)
 
 
 def gradient(method, client, params):
@@ -250,7 +250,8 @@ def test_fedkper_scores_what_its_card_says(simulate, shrink):
     simulation = simulate(shrink("heart", rounds=1), "fedkper")
     method, server = simulation.method, simulation.server
     server.params = dict(simulation.initial)
-    client = simulation._client(1, 0, 100, method.broadcast(server, 1))
+    server.round = 0
+    client = simulation._client(1, 100)
     sent = method.client_update(client)
     predicted = client.model(client.local, client.inputs).logits.argmax(1)
     accuracy = round((predicted == client.targets).double().mean().item(), 4)
@@ -276,7 +277,8 @@ def test_a_client_training_locally_is_what_it_would_be_alone(simulate, shrink, m
     simulation = simulate(task, "local")
     model = simulation.initial
     for t in range(2):
-        alone = simulation._client(0, t, int(simulation.plan.passes[t][0]), simulation.server.download())
+        simulation.server.round = t
+        alone = simulation._client(0, int(simulation.plan.passes[t][0]))
         model = alone.fit(model, simulation.method.loss).params
     assert same(simulation.states[0]["private"], model)
 

@@ -19,6 +19,7 @@ def test_there_are_published_records():
 @pytest.mark.parametrize("folder", RECORDS, ids=lambda path: "/".join(path.parts[-4:]))
 def test_a_published_record_is_whole_and_stands_where_its_identity_says(folder):
     record = Record.open(folder)
+    record.verify()
     info = record.info
     method = info.identity["method"]["name"]
     assert folder.parts[-4:] == (info.identity["task"]["name"], method, info.hash, f"seed-{info.seed}")

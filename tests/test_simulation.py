@@ -7,8 +7,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from fedbench import Download, Method, MethodError, Upload
+from fedbench import Download, Method, MethodError, Record, RecordError, Upload
 from fedbench.metrics import evaluate
+from fedbench.schema import Manifest, RunInfo
 from fedbench.simulation import Simulation, load_data, run_cell
 
 
@@ -75,17 +76,35 @@ def test_a_run_stopped_at_any_round_goes_on_to_the_same_bits(make_cell, heart, t
         assert [path.name for path in cell.folder(results).parent.iterdir()] == ["seed-1"]
 
 
-def test_a_full_disk_keeps_the_checkpoint_and_a_broken_method_does_not(make_cell, heart, tmp_path):
-    for error, kept in ((OSError(28, "No space left on device"), True), (MethodError("broken"), False)):
-        cell = make_cell(heart, seed=int(kept))
+class FullDisk(Method):
+    def weights(self, server, uploads):
+        if server.round == 2:
+            raise OSError(28, "No space left on device")
+        return super().weights(server, uploads)
 
-        def watch(done, total, error=error):
-            if done == 3:
-                raise error
 
-        with pytest.raises(type(error)):
-            run_cell(cell, tmp_path, checkpoint_seconds=0, watch=watch)
-        assert cell.folder(tmp_path).with_name(f"seed-{int(kept)}.partial").exists() is kept
+class Wrong(Method):
+    def weights(self, server, uploads):
+        if server.round == 2:
+            raise IndexError("wrong")
+        return super().weights(server, uploads)
+
+
+@pytest.mark.parametrize(("method", "error", "kept"), [(FullDisk, OSError, True), (Wrong, IndexError, False)])
+def test_a_full_disk_keeps_the_checkpoint_and_a_broken_method_does_not(make_cell, heart, tmp_path, method, error, kept):
+    cell = make_cell(heart, method)
+    with pytest.raises(error):
+        run_cell(cell, tmp_path, checkpoint_seconds=0)
+    assert cell.folder(tmp_path).with_name("seed-1.partial").exists() is kept
+
+
+def test_a_checkpoint_of_other_versions_is_not_gone_on_from(make_cell, heart, tmp_path, monkeypatch):
+    cell, started = make_cell(heart), []
+    with pytest.raises(Stop):
+        run_cell(cell, tmp_path, checkpoint_seconds=0, watch=stop_after(3))
+    monkeypatch.setattr("fedbench.simulation.versions", lambda: "fedbench 99")
+    run_cell(cell, tmp_path, watch=lambda done, total: started.append(done))
+    assert started[0] == 0
 
 
 def test_images_resume_to_the_same_bits(make_cell, blood, tmp_path):
@@ -187,6 +206,28 @@ class SometimesLocal(Method):
         pass
 
 
+class NoLocalModelSomewhere(Method):
+    def client_update(self, client):
+        upload = super().client_update(client)
+        client.local = None if client.id == 0 else client.local
+        return upload
+
+
+class NoPersonalModelSomewhere(Method):
+    def personal(self, client):
+        return client.params if client.id else None
+
+
+class Pretender(Method):
+    def client_update(self, client):
+        return Upload(client.id, 10**9, client.params)
+
+
+class SendsNan(Method):
+    def client_update(self, client):
+        return client.upload(client.params, score=float("nan"))
+
+
 class Exploding(Method):
     def client_update(self, client):
         return client.upload({name: tensor / 0 for name, tensor in client.params.items()})
@@ -224,6 +265,10 @@ class QueriesInVain(Method):
         (TooFewWeights, r"\[1.0\] for 4 uploads"),
         (NotFinite, r"outputs of an evaluated model are not finite"),
         (SometimesLocal, r"sometimeslocal: a local model in 3 of 4 rounds; a method has one in every round, or none"),
+        (NoLocalModelSomewhere, r"clients \[0\] have no local model in round 0, others have"),
+        (NoPersonalModelSomewhere, r"clients \[0\] have no personal model in round 1, others have"),
+        (Pretender, r"upload of client 0 in round 0 claims to be of client 0 with 1000000000 samples, not 202"),
+        (SendsNan, r"sendsnan: the upload of client 0 in round 0 is not finite in score"),
         (Exploding, r"exploding: the upload of client 0 in round 0 is not finite in fc1.weight"),
         (Leaking, r"leaking: the upload of client 0 in round 0 holds the private tensors \['head.weight'"),
         (SendsText, r"a str cannot be sent"),
@@ -292,3 +337,145 @@ def test_traffic_is_counted_from_real_payloads(make_cell, heart):
     model = 4 * sum(tensor.numel() for tensor in simulation.initial.values())
     assert simulation.round_rows[0]["bytes_down"] == 4 * (model + 8 + 12)
     assert simulation.round_rows[0]["bytes_up"] == 4 * (model + 40 + 8)
+
+
+def both(make_cell, task, *methods):
+    simulations = [Simulation(make_cell(task, method), load_data(task.data, None)) for method in methods]
+    for simulation in simulations:
+        for _ in range(task.protocol.rounds):
+            simulation.round()
+    return simulations
+
+
+def arrays(simulation, name):
+    return np.stack(simulation.arrays[name])
+
+
+class EvaluatesItsStart(Method):
+    """Its global model for evaluation is not the one that clients hold."""
+
+    def predictor(self, server):
+        return dict(server.initial)
+
+
+def test_personal_models_are_what_clients_hold_whatever_the_global_one_is(make_cell, heart):
+    odd, plain = both(make_cell, heart, EvaluatesItsStart, Method)
+    assert (arrays(odd, "personal_client_correct") == arrays(plain, "personal_client_correct")).all()
+    assert (arrays(odd, "global_client_correct") != arrays(plain, "global_client_correct")).any()
+
+
+class SpoilsUploads(Method):
+    def server_update(self, server, uploads, weights):
+        super().server_update(server, uploads, weights)
+        for upload in uploads:
+            for tensor in upload.params.values():
+                tensor.zero_()
+
+
+def test_the_server_cannot_change_what_a_client_holds(make_cell, heart):
+    odd, plain = both(make_cell, heart, SpoilsUploads, Method)
+    assert (arrays(odd, "local_client_correct") == arrays(plain, "local_client_correct")).all()
+
+
+class SpoilsItsState(Method):
+    """Trains a model a client, and overwrites it in place when it is asked for the personal model."""
+
+    def shared(self, name):
+        return name.startswith("fc1")
+
+    def personal(self, client):
+        for tensor in client.state.get("private", {}).values():
+            tensor.zero_()
+        for tensor in client.initial.values():
+            tensor.zero_()
+        return client.params
+
+
+def test_evaluation_cannot_change_training(make_cell, shrink):
+    runs = [both(make_cell, shrink("heart", rounds=3, personal_every=every), SpoilsItsState)[0] for every in (0, 1)]
+    a, b = (simulation.server.params for simulation in runs)
+    assert all(torch.equal(a[name], b[name]) for name in a)
+
+
+class FineTunes(Method):
+    def personal(self, client):
+        return client.fit(client.params, self.loss, stream="adapt").params
+
+
+def test_stored_personal_models_are_those_that_were_evaluated(make_cell, heart, tmp_path):
+    cell = make_cell(heart, FineTunes)
+    record = run_cell(cell, tmp_path, keep_weights=True)
+    weights = load_file(record.folder / "weights.safetensors")
+    simulation, outcome = Simulation(cell, load_data(heart.data, None)), record.outcome
+    for k in range(4):
+        model = {n.removeprefix(f"client-{k}/"): t for n, t in weights.items() if n.startswith(f"client-{k}/")}
+        stored = outcome.personal[-1][outcome.offsets[k] : outcome.offsets[k + 1]]
+        assert (simulation.evaluator.on_client(model, k) == stored).all()
+    adapted = record.rounds.column("adapt_samples").to_pylist()
+    assert adapted == [None, sum(len(ids) for ids in simulation.federation.train)] * 2
+
+
+class DrawsAtStart(Method):
+    def init_client(self, client):
+        client.state["draw"] = float(client.rng("start", every_round=False).normal())
+
+
+def test_a_draw_at_the_first_visit_does_not_depend_on_when_that_is(make_cell, blood):
+    simulation = Simulation(make_cell(blood, DrawsAtStart), load_data(blood.data, None))
+    draws = []
+    for t in range(2):
+        simulation.server.round = t
+        draws.append(simulation._client(0, 10).state["draw"])
+    assert draws[0] == draws[1] != simulation._client(1, 10).state["draw"]
+
+
+def test_pooling_is_for_reference_points_only(make_cell, heart):
+    class Cheater(Method):
+        pooled = True
+
+    with pytest.raises(MethodError, match="Cheater pools all clients' data: that is for reference points only"):
+        make_cell(heart, Cheater)
+
+
+@pytest.mark.parametrize("method", ["fedkper", "majority"])
+def test_what_clients_sent_adds_up_to_the_round(make_cell, heart, tmp_path, method):
+    record = run_cell(make_cell(heart, method), tmp_path)
+    record.verify()
+    rounds, clients = record.rounds.to_pydict(), record.clients.to_pydict()
+    for column in ("bytes_up", "bytes_down"):
+        sums = [0] * len(rounds["round"])
+        for t, sent in zip(clients["round"], clients[column], strict=True):
+            sums[t] += sent or 0
+        assert sums == rounds[column]
+
+
+def test_the_number_of_threads_of_the_caller_does_not_matter(make_cell, blood, tmp_path):
+    cell, before = make_cell(blood), torch.get_num_threads()
+    one = run_cell(cell, tmp_path / "one")
+    torch.set_num_threads(2)
+    try:
+        two = run_cell(cell, tmp_path / "two")
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+    assert one.digest == two.digest
+
+
+def test_a_tampered_digest_or_hash_is_found(make_cell, heart, tmp_path):
+    record = run_cell(make_cell(heart), tmp_path)
+    for name, old, message in (("manifest.json", record.digest, "digest"), ("run.json", record.info.hash, "hash")):
+        path = record.folder / name
+        text = path.read_text()
+        path.write_text(text.replace(old, "f" * len(old)))
+        changed = Record(record.folder, *(read(record.folder) for read in (read_info, read_manifest)))
+        with pytest.raises(RecordError, match=message):
+            changed.verify()
+        path.write_text(text)
+
+
+def read_info(folder):
+    return RunInfo.model_validate_json((folder / "run.json").read_text())
+
+
+def read_manifest(folder):
+    return Manifest.model_validate_json((folder / "manifest.json").read_text())

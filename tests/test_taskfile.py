@@ -8,8 +8,7 @@ import pytest
 
 from fedbench import DataError, DataMissingError, Dirichlet, Natural, SpecError
 from fedbench.models import MODELS
-from fedbench.taskfile import MODELS as FITTING
-from fedbench.taskfile import load_task_file
+from fedbench.taskfile import DIMENSIONS, load_task_file
 
 DOCS = Path(__file__).parent.parent / "docs"
 PATIENTS = "hospital,age,stay_days,creatinine,readmitted\na,1.5,2,3,no\nb,2,3,4,yes\nb,3,4,5,no\n"
@@ -132,4 +131,4 @@ def test_no_such_file(tmp_path):
 
 
 def test_the_models_of_a_task_file_are_those_that_exist():
-    assert set(FITTING) == set(MODELS)
+    assert set(DIMENSIONS) == set(MODELS)

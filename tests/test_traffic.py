@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from fedbench import Download, MethodError, Upload
-from fedbench.traffic import delivered, payload_bytes, tensors
+from fedbench.traffic import copied, not_finite, payload_bytes
 
 MODEL = {"w": torch.zeros(3, 4), "b": torch.zeros(4)}  # 16 numbers of 4 bytes
 
@@ -46,11 +46,11 @@ def test_what_cannot_be_counted_cannot_be_sent(value):
             payload_bytes(Upload(0, 1, {}, extra))
 
 
-def test_a_delivered_copy_is_equal_and_independent():
+def test_a_copy_is_equal_and_independent():
     params = {"w": torch.ones(2)}
     extra = {"c": {"w": torch.ones(2)}, "l": [torch.ones(1), {"x": torch.ones(1)}], "n": 3, "f": 0.5, "b": True}
     sent = Download(params, extra)
-    got = delivered(sent)
+    got = copied(sent)
     assert payload_bytes(got) == payload_bytes(sent)
     assert (got["n"], got["f"], got["b"]) == (3, 0.5, True)
     pairs = list(zip(every_tensor(got), every_tensor(sent), strict=True))
@@ -66,21 +66,34 @@ def test_a_delivered_copy_is_equal_and_independent():
 
 
 def every_tensor(payload):
-    return [tensor for _, tensor in tensors({**payload.params, **payload.extra})]
+    extra = payload.extra
+    return [payload.params["w"], extra["c"]["w"], extra["l"][0], extra["l"][1]["x"]]
+
+
+def test_an_upload_is_copied_whole():
+    sent = Upload(3, 10, {"w": torch.ones(2)}, {"score": 0.5})
+    got = copied(sent)
+    assert (got.client, got.n, got["score"], got.params["w"].tolist()) == (3, 10, 0.5, [1, 1])
+    got.params["w"].zero_()
+    assert sent.params["w"].tolist() == [1, 1]
 
 
 def test_two_deliveries_are_independent_of_each_other():
     sent = Download({"w": torch.ones(2)})
-    first, second = delivered(sent), delivered(sent)
+    first, second = copied(sent), copied(sent)
     first.params["w"].zero_()
     assert second.params["w"].tolist() == [1, 1]
 
 
-def test_every_tensor_is_found_with_its_joined_name():
+def test_whatever_is_not_finite_is_found_with_its_joined_name():
+    bad = torch.tensor([1.0, float("nan")])
     payload = {
-        "w": torch.ones(1),
+        "w": bad,
+        "fine": torch.ones(1),
+        "count": torch.ones(1, dtype=torch.int64),
         "n": 3,
-        "c": {"w": torch.ones(1), "d": {"x": torch.ones(1)}},
-        "l": [1, torch.ones(1)],
+        "score": float("inf"),
+        "c": {"w": torch.ones(1), "d": {"x": bad}},
+        "l": [1.0, bad, float("nan")],
     }
-    assert [name for name, _ in tensors(payload)] == ["w", "c.w", "c.d.x", "l.1"]
+    assert list(not_finite(payload)) == ["w", "score", "c.d.x", "l.1", "l.2"]
