@@ -156,6 +156,8 @@ def load_suite(name: str) -> Suite:
             text = Path(name).read_text(encoding="utf-8")
         except OSError as error:
             raise SpecError(f"suite file {name}: {error.strerror}; give the path of a TOML file.") from None
+        except UnicodeDecodeError:
+            raise SpecError(f"suite file {name}: not text in UTF-8; give the path of a TOML file.") from None
     elif name in suite_names():
         text = resources.files("fedbench.tasks").joinpath("suites", f"{name}.toml").read_text(encoding="utf-8")
     else:

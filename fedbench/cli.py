@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -41,6 +42,9 @@ def cli() -> None:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and exit with its status."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # an arrow that a terminal cannot show must not end a run
     try:
         status = cli.main(arguments, standalone_mode=False)
     except click.exceptions.Abort:
@@ -67,7 +71,7 @@ def _stop(message: str, status: int) -> int:
 def _console() -> Console:
     from rich.console import Console
 
-    return Console(highlight=False)
+    return Console(highlight=False, emoji=False)
 
 
 def _table(rows: Sequence[dict[str, str]]) -> None:
@@ -347,6 +351,7 @@ class _Lines:
         self.console, self.started = console, time.monotonic()
         self.costs: dict[Any, float] = {}
         self.left: dict[Any, float] = {}
+        self.finished = 0
 
     def begin(self, states: Sequence[CellState]) -> None:
         self.costs = {item.cell: item.seconds for item in states if item.seconds}
@@ -362,11 +367,11 @@ class _Lines:
     def note(self, event: Event) -> None:
         share = 1 - event.round / event.rounds if event.state == "running" and event.rounds else 0.0
         self.left[event.cell] = self.costs[event.cell] * share
+        self.finished += event.state != "running"
 
     def line(self, event: Event) -> str:
-        finished = sum(left == 0 for left in self.left.values())
         detail = event.reason or f"digest {event.digest[:12]}"
-        return f"[{finished}/{len(self.costs)}] {event.cell} {event.state}, {detail}{self.remaining()}"
+        return f"[{self.finished}/{len(self.costs)}] {event.cell} {event.state}, {detail}{self.remaining()}"
 
     def remaining(self) -> str:
         """Return the time left, from the share of the estimated work that is done."""
@@ -411,8 +416,7 @@ class _Live(_Lines):
             if event.state == "failed":
                 self.bars.console.print(self.line(event), markup=False, soft_wrap=True)
         done = sum(self.costs.values()) - sum(self.left.values())
-        finished = sum(left == 0 for left in self.left.values())
-        detail = f"{finished}/{len(self.costs)}{self.remaining()}"
+        detail = f"{self.finished}/{len(self.costs)}{self.remaining()}"
         self.bars.update(self.total, completed=done, detail=detail)
 
 

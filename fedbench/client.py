@@ -253,6 +253,11 @@ class Client:
         for index in self._batches(stream, epochs, batch_size or protocol.batch_size, data):
             batch = Batch(self.model, self.kind, live, self.inputs[index], self.targets[index], index)
             value = loss(self, batch)
+            if not isinstance(value, Tensor) or value.dim() or not value.requires_grad:
+                raise MethodError(
+                    f"the loss of client {self.id} in round {self.round} is {_described(value)}; it must be a scalar "
+                    "tensor that depends on batch.params."
+                )
             optimiser.zero_grad()
             value.backward()
             if edit_gradients is not None:
@@ -380,6 +385,12 @@ class Client:
             order = torch.from_numpy(rng.permutation(pool)[:left])
             left -= len(order)
             yield from order.split(batch_size)
+
+
+def _described(value: Any) -> str:
+    if not isinstance(value, Tensor):
+        return f"a {type(value).__name__}"
+    return f"a tensor of shape {tuple(value.shape)}" if value.dim() else "a tensor without a gradient"
 
 
 def _layout(tensor: Tensor) -> torch.memory_format:

@@ -505,6 +505,8 @@ def _check_declared(path: Path, data: Data, dataset: Dataset) -> None:
     if _counts(dataset) != data.counts:
         raise DataError(f"{path}: the splits have {_counts(dataset)} samples, not {data.counts} as declared.")
     n_classes = len(data.classes)
+    if len(set(data.classes)) < n_classes:
+        raise DataError(f"{path}: a class is named twice in {', '.join(data.classes)}; name each once.")
     if not 2 <= n_classes <= MOST_CLASSES:
         raise DataError(f"{path}: {n_classes} classes, not 2 to {MOST_CLASSES}; check the label column.")
     too_high = np.flatnonzero(dataset.targets >= n_classes)

@@ -10,6 +10,7 @@ import multiprocessing
 import os
 import signal
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Iterator, Sequence
@@ -94,8 +95,22 @@ def run_cells(cells: Sequence[Cell], options: Options, jobs: int) -> Iterator[Ev
                     if waiting:
                         worker.start(waiting.pop())
     finally:
+        before = _ignore_interrupts()
         for worker in workers:
             worker.stop()
+        _handle_interrupts(before)
+
+
+def _ignore_interrupts() -> Any:
+    """Let a second Ctrl-C not break the stopping of workers; signals are the main thread's alone."""
+    if threading.current_thread() is threading.main_thread():
+        return signal.signal(signal.SIGINT, signal.SIG_IGN)
+    return None
+
+
+def _handle_interrupts(handler: Any) -> None:
+    if handler is not None:
+        signal.signal(signal.SIGINT, handler)
 
 
 class _Worker:
@@ -180,7 +195,7 @@ def _work(pipe: Connection, options: Options) -> None:
             )
             _tell(pipe, state="done", digest=record.digest)
         except Exception as error:
-            reason = _reason(error)
+            reason = _reason(error, options.results)
             _note(cell, options.results, reason, traceback.format_exc())
             _tell(pipe, state="failed", reason=reason)
 
@@ -192,15 +207,20 @@ def _tell(pipe: Connection, **event: Any) -> None:
         sys.exit(1)
 
 
-def _reason(error: Exception) -> str:
+def _reason(error: Exception, results: Path) -> str:
     if isinstance(error, FedBenchError):
         return str(error)
     if isinstance(error, OSError):
-        where = f": {error.filename}" if error.filename else ""
-        return f"{error.strerror or error}{where}; mend that and run again, what is finished stays"
+        where = error.filename or results
+        return f"{error.strerror or error}: {where}; mend that and run again, what is finished stays"
     frames = traceback.extract_tb(error.__traceback__)
-    where = f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno})" if frames else ""
-    return f"{type(error).__name__}: {error}{where}"
+    # The last line outside the harness and the libraries is the method's own, which its author can mend.
+    theirs = [frame for frame in frames if not _is_ours(Path(frame.filename))] or frames
+    return f"{type(error).__name__}: {error} ({Path(theirs[-1].filename).name}, line {theirs[-1].lineno})"
+
+
+def _is_ours(path: Path) -> bool:
+    return path.is_relative_to(Path(__file__).parent) or "torch" in path.parts
 
 
 def _note(cell: Cell, results: Path, reason: str, trace: str) -> None:

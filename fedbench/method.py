@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_type_hints
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-from fedbench.errors import MethodError, SpecError, unknown
+from fedbench.errors import MethodError, PluginError, SpecError, unknown
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -227,5 +227,8 @@ class Method:
 
 def _hyperparameters(cls: type[Method]) -> dict[str, tuple[TypeAdapter[Any], Any]]:
     hints = get_type_hints(cls, include_extras=True)
+    for item in dataclasses.fields(cls):
+        if item.default is dataclasses.MISSING:
+            raise PluginError(f"{cls.__name__}.{item.name} has no default; give every hyperparameter one.")
     finite = ConfigDict(allow_inf_nan=False)  # JSON, and so a cell's identity, has neither
     return {item.name: (TypeAdapter(hints[item.name], config=finite), item.default) for item in dataclasses.fields(cls)}

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.utils.flop_counter import FlopCounterMode
 
-from fedbench.errors import unknown
+from fedbench.errors import SpecError, unknown
 from fedbench.seeds import Streams
 
 Params = dict[str, Tensor]
@@ -54,6 +54,8 @@ class ConvNet(nn.Module):
     def __init__(self, shape: tuple[int, ...], n_out: int, width: int, hidden: int) -> None:
         super().__init__()
         height, wide, channels = shape
+        if min(height, wide) < 4:
+            raise SpecError(f"images of {height} x {wide} are too small for a convolutional model; use at least 4 x 4.")
         self.conv1 = nn.Conv2d(channels, width, 5, padding=2)
         self.conv2 = nn.Conv2d(width, 2 * width, 5, padding=2)
         self.fc1 = nn.Linear(2 * width * (height // 4) * (wide // 4), hidden)

@@ -90,7 +90,7 @@ class Record:
     manifest: Manifest
 
     @classmethod
-    def open(cls, folder: Path) -> Record:
+    def open(cls, folder: str | Path) -> Record:
         """Read and check a record: schema and the hash of every file.
 
         Raises
@@ -98,20 +98,19 @@ class Record:
         RecordError
             The record is of a newer schema, incomplete, or a file is not what the manifest says.
         """
+        folder = Path(folder)
         manifest = _parse(Manifest, folder / MANIFEST)
         for name in FILES:
             if name not in manifest.files:
-                raise RecordError(
-                    f"{folder / MANIFEST} does not list {name}; delete the folder and run the cell again."
-                )
+                raise RecordError(f"{folder / MANIFEST} does not list {name}; run the cell again, it is replaced.")
         for name, expected in manifest.files.items():
             path = folder / Path(name).name
             if not path.is_file():
-                raise RecordError(f"{path} is missing; delete the folder {folder} and run the cell again.")
+                raise RecordError(f"{path} is missing; run the cell again, it is replaced.")
             if _sha256(path) != expected:
                 raise RecordError(
                     f"{path} is not the file that {MANIFEST} was written for (SHA-256 differs); "
-                    f"delete the folder {folder} and run the cell again."
+                    "run the cell again, it is replaced."
                 )
         return cls(folder, _parse(RunInfo, folder / RUN), manifest)
 
@@ -336,13 +335,14 @@ class NewerSchemaError(RecordError):
 
 
 def _parse(model: type[Model], path: Path) -> Model:
+    mend = "delete this file and run the suite again, its records stay" if model is Plan else "run the cell again"
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
         version = values.get("schema_version", SCHEMA_VERSION)
         if not isinstance(version, int):
             raise ValueError(f"schema_version is {version!r}")
     except (OSError, ValueError, AttributeError) as error:
-        raise RecordError(f"{path} cannot be read ({error}); delete that folder and run the cell again.") from None
+        raise RecordError(f"{path} cannot be read ({error}); {mend}.") from None
     if version > SCHEMA_VERSION:
         raise NewerSchemaError(
             f"{path} has schema version {version}, this FedBench reads up to {SCHEMA_VERSION}; "
@@ -353,9 +353,7 @@ def _parse(model: type[Model], path: Path) -> Model:
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
-        raise RecordError(
-            f"{path} is not a valid {model.__name__}: {where}: {first['msg']}; run the cell again."
-        ) from None
+        raise RecordError(f"{path} is not a valid {model.__name__}: {where}: {first['msg']}; {mend}.") from None
 
 
 def _columns(table: pa.Table) -> dict[str, Any]:

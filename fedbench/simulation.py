@@ -257,6 +257,8 @@ class Simulation:
     def _received(self, upload: Upload, client: Client, row: Row) -> Upload:
         """Keep the client's state, check and count what it sent, and return it as the server receives it: a copy."""
         who = f"{self.cell.method_name}: the upload of client {client.id} in round {client.round}"
+        if not isinstance(upload, Upload):
+            raise MethodError(f"{who} is a {type(upload).__name__}; make it with client.upload(...).")
         if (upload.client, upload.n) != (client.id, client.n):
             raise MethodError(
                 f"{who} claims to be of client {upload.client} with {upload.n} samples, not {client.n}; make it with "

@@ -6,7 +6,7 @@ import contextlib
 import inspect
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -242,10 +242,12 @@ def cite(names: Sequence[str]) -> str:
     SpecError
         A method is unknown.
     """
-    entries = [registry.methods.get(name).bibtex.strip() for name in names]
-    return "\n\n".join(
-        entry or f"% {name}: a reference point without a paper" for name, entry in zip(names, entries, strict=True)
-    )
+    entries = []
+    for name in names:
+        method = registry.methods.get(name)
+        what = "a reference point without a paper" if method.family == "reference" else "declares no BibTeX"
+        entries.append(method.bibtex.strip() or f"% {name}: {what}")
+    return "\n\n".join(entries)
 
 
 def status(selection: Selection, results: Path = RESULTS, data_dir: Path | None = None) -> list[CellState]:
@@ -325,10 +327,18 @@ def report(suite: str, results: Path = RESULTS, reports: Path = REPORTS) -> list
     ------
     RecordError
         Nothing of this suite was run in that folder.
+    SpecError
+        The reports folder cannot be written.
     """
     from fedbench import leaderboard
 
-    return leaderboard.render(results, suite, reports / suite)
+    try:
+        return leaderboard.render(results, suite, reports / suite)
+    except OSError as error:
+        raise SpecError(
+            f"reports folder {reports / suite} cannot be written ({error.strerror}); the records are whole: run "
+            f"`fedbench report --suite {suite} --out {results} --reports OTHER`."
+        ) from None
 
 
 def data_ls(data_dir: Path | None = None) -> list[dict[str, str]]:
@@ -432,8 +442,11 @@ def _write_plan(results: Path, suite: Suite, states: Sequence[CellState]) -> Non
     path = results / "plans" / f"{suite.name}.json"
     earlier = records.read_plan(path).cells if path.is_file() else ()
     cells: dict[str, PlannedCell] = {}
+    chosen = {(item.cell.task, item.cell.label): item.cell for item in states}.values()
     for cell in (
         *(_planned(cell) for cell in suite.cells()),
+        # A method that is not the suite's still owes all of the suite's seeds: no seed can be picked.
+        *(_planned(replace(cell, seed=seed)) for cell in chosen for seed in suite.seeds),
         *(cell for cell in earlier if (results / cell.path).exists() and _is_current(cell, suite.track)),
         *(_planned(item.cell, item.reason if item.state == "skipped" else None) for item in states),
     ):

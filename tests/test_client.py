@@ -265,3 +265,17 @@ def test_a_split_is_the_same_in_every_round_and_another_for_each_client(make_cli
     assert all((a == b).all() for a, b in zip((train, held), later.split(0.2, "validation"), strict=True))
     assert held.tolist() != other.split(0.2, "validation")[1].tolist()
     assert [len(part) for part in make_client(n=2).split(0.2, "validation")] == [1, 1]
+
+
+@pytest.mark.parametrize(
+    ("loss", "what"),
+    [
+        (lambda client, batch: None, "a NoneType"),
+        (lambda client, batch: batch.task_loss(batch.logits), r"a tensor of shape \(10,\)"),
+        (lambda client, batch: torch.tensor(1.0), "a tensor without a gradient"),
+    ],
+)
+def test_a_loss_that_cannot_be_minimised_is_named(make_client, loss, what):
+    client = make_client()
+    with pytest.raises(MethodError, match=f"the loss of client 0 in round 0 is {what}; it must be a scalar"):
+        client.fit(client.params, loss)

@@ -436,7 +436,7 @@ def test_a_truncated_and_a_missing_file_are_found(folder, name):
     (folder / name).write_bytes(content[:-1])
     assert state(folder)[0] == "corrupt"
     (folder / name).unlink()
-    with pytest.raises(RecordError, match=f"{name} is missing; delete the folder"):
+    with pytest.raises(RecordError, match=f"{name} is missing; run the cell again"):
         Record.open(folder)
     assert state(folder)[0] == "corrupt"
 

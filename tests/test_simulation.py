@@ -223,6 +223,11 @@ class Pretender(Method):
         return Upload(client.id, 10**9, client.params)
 
 
+class SendsNothing(Method):
+    def client_update(self, client):
+        return None
+
+
 class SendsNan(Method):
     def client_update(self, client):
         return client.upload(client.params, score=float("nan"))
@@ -268,6 +273,7 @@ class QueriesInVain(Method):
         (NoLocalModelSomewhere, r"clients \[0\] have no local model in round 0, others have"),
         (NoPersonalModelSomewhere, r"clients \[0\] have no personal model in round 1, others have"),
         (Pretender, r"upload of client 0 in round 0 claims to be of client 0 with 1000000000 samples, not 202"),
+        (SendsNothing, r"sendsnothing: the upload of client 0 in round 0 is a NoneType; make it with client.upload"),
         (SendsNan, r"sendsnan: the upload of client 0 in round 0 is not finite in score"),
         (Exploding, r"exploding: the upload of client 0 in round 0 is not finite in fc1.weight"),
         (Leaking, r"leaking: the upload of client 0 in round 0 holds the private tensors \['head.weight'"),
