@@ -1,6 +1,6 @@
 """Put our numbers beside those that the FedKPer paper reports, from the records in this folder.
 
-``python reports/fidelity.py`` rewrites the table in ``fidelity.md``; with ``--check`` it only says whether the table is
+``python reports/fidelity.py`` rewrites the tables in ``fidelity.md``; with ``--check`` it only says whether they are
 what the records give.
 """
 
@@ -17,7 +17,7 @@ from fedbench.statistics import t_interval
 
 HERE = Path(__file__).parent
 PAGE, RECORDS, REPORTED = HERE / "fidelity.md", HERE / "records", HERE / "paper_table1.csv"
-BEGIN, END = "<!-- table: written by fidelity.py -->", "<!-- end of table -->"
+END = "<!-- end of table -->"
 READINGS = {
     "global_accuracy_mean_over_rounds": ("global_accuracy_mean", "global_accuracy_last"),
     "bwt": ("bwt",),
@@ -29,19 +29,28 @@ READINGS = {
 """Our metrics for each of the paper's columns; the first is the likely reading."""
 
 
-def table() -> str:
-    """Return the table as Markdown: task, method, metric, the paper's number, ours, the difference."""
+Values = dict[tuple[str, str, str], dict[int, float]]
+
+
+def measured(track: str) -> Values:
+    """Return each metric of the published records of a track, by task, method and metric, then by seed."""
+    values: Values = defaultdict(dict)
+    for manifest in sorted(RECORDS.glob("*/*/*/*/manifest.json")):
+        record = Record.open(manifest.parent)
+        if record.info.identity["track"] == track:
+            for metric, value in evaluate(record.outcome).items():
+                if value is not None:
+                    values[record.info.identity["task"]["name"], record.info.label, metric][record.info.seed] = value
+    return values
+
+
+def paper_table() -> str:
+    """Return the faithful records beside the paper's numbers, as Markdown."""
     reported = {}
     with REPORTED.open(encoding="utf-8", newline="") as file:
         for row in csv.DictReader(file):
             reported[row["task"], row["method"], row["metric"]] = (float(row["value"]), row["origin"])
-    values: dict[tuple[str, str, str], dict[int, float]] = defaultdict(dict)
-    for manifest in sorted(RECORDS.glob("*/*/*/*/manifest.json")):
-        record = Record.open(manifest.parent)
-        task, method = record.info.identity["task"]["name"], record.info.label
-        for metric, value in evaluate(record.outcome).items():
-            if value is not None:
-                values[task, method, metric][record.info.seed] = value
+    values = measured("faithful")
     lines = [
         "| task | method | metric | seeds | ours, % | reported, % (second hand) | ours less reported, points |",
         "| --- | --- | --- | --- | --- | --- | --- |",
@@ -63,12 +72,32 @@ def table() -> str:
     return "\n".join(lines)
 
 
+def splits_table() -> str:
+    """Return the robust records, one row a seed, each of which draws a split and a schedule of its own."""
+    values = measured("robust")
+    metrics = ("global_accuracy_mean", "bwt", "consistency_peak")
+    lines = [
+        "| task | seed (its own split) | method | " + " | ".join(f"`{metric}`, %" for metric in metrics) + " |",
+        "| --- | --- | --- |" + " --- |" * len(metrics),
+    ]
+    rows = {(task, seed, method) for (task, method, _), seeds in values.items() for seed in seeds}
+    for task, seed, method in sorted(rows):
+        found = " | ".join(f"{100 * values[task, method, metric][seed]:.1f}" for metric in metrics)
+        lines.append(f"| {task} | {seed} | {method} | {found} |")
+    return "\n".join(lines)
+
+
+TABLES = {"paper": paper_table, "splits": splits_table}
+
+
 def main(arguments: list[str]) -> int:
-    """Write or check the table."""
-    text = PAGE.read_text(encoding="utf-8")
-    head, _, rest = text.partition(BEGIN)
-    _, _, tail = rest.partition(END)
-    fresh = f"{head}{BEGIN}\n\n{table()}\n\n{END}{tail}"
+    """Write or check the tables."""
+    text = fresh = PAGE.read_text(encoding="utf-8")
+    for name, table in TABLES.items():
+        begin = f"<!-- table: {name}, written by fidelity.py -->"
+        head, _, rest = fresh.partition(begin)
+        _, _, tail = rest.partition(END)
+        fresh = f"{head}{begin}\n\n{table()}\n\n{END}{tail}"
     if arguments == ["--check"]:
         return int(fresh != text)
     PAGE.write_text(fresh, encoding="utf-8")
