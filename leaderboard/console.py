@@ -55,10 +55,14 @@ def summary(board: Board) -> list[SummaryRow]:
 
 
 def terminal(board: Board, console: Console) -> None:
-    """Print one table a task, with every hole and warning named below it."""
-    rows = summary(board)
-    for task in board.tasks:
-        _print_task(task, [row for row in rows if row.task == task.name], console)
+    """Print one table a task, with every hole and warning named below it, and a line for tasks not begun."""
+    rows = {task.name: [row for row in summary(board) if row.task == task.name] for task in board.tasks}
+    begun = [task for task in board.tasks if any(row.note != "missing" for row in rows[task.name])]
+    for task in begun:
+        _print_task(task, rows[task.name], console)
+    if len(begun) < len(board.tasks):
+        rest = ", ".join(text.printable(task.name) for task in board.tasks if task not in begun)
+        console.print(Text(f"Not run yet: {rest}.", style="yellow"))
     units = "Accuracies, consistency and balance in %, BwT in points; mean over seeds ± half its 95 % t interval."
     descriptive = " Descriptive: all seeds share one split." if board.track == "faithful" else ""
     console.print(Text(f"{units}{descriptive} – is not defined. {text.progress(board)}."), style="dim")

@@ -35,3 +35,14 @@ def test_holes_and_hostile_labels_are_printed_as_they_are(demo, script):
     assert "fedkper: skipped: bloodmnist.npz is not on this machine" in shown
     assert "fedkper[distil=False]" in shown  # square brackets are no markup
     assert script in shown
+
+
+def test_a_task_that_was_not_begun_takes_one_line(lab):
+    lab.done("alpha", "fedavg", 1, 0.5)
+    lab.plan("alpha", "fedavg", 2)
+    for seed in (1, 2):
+        lab.plan("beta", "fedavg", seed)
+    shown = printed(load_board(lab.finish(), "demo"), 100)
+    assert shown.count("Global ↑") == 1
+    assert "fedavg: 1 of 2 seeds: seed 2 missing" in shown
+    assert "Not run yet: beta." in shown
