@@ -230,20 +230,41 @@ class Embedded(_Layouts):
         return "install fedbench again."
 
 
-class NpzFile(_Layouts):
+class _OwnFile(_OneFile, abc.ABC):
+    """A file of the user's, wherever it is.
+
+    Parameters
+    ----------
+    file : str
+        Name of the file.
+    folder : Path
+        Where the file is. It is no part of the task's identity: the MD5 is.
+    """
+
+    file: str
+    folder: Path = Field(exclude=True)
+
+    def locate(self, data_dir: Path | None = None) -> tuple[Path, ...]:
+        """Return the file; ``data_dir`` plays no part.
+
+        Raises
+        ------
+        DataMissingError
+            There is no such file.
+        """
+        return (_own_file(self.folder / self.file),)
+
+    def _mend(self) -> str:
+        return "it was changed since its task was made; make the task again."
+
+
+class NpzFile(_OwnFile, _Layouts):
     """A user's own .npz file; `of` makes one.
 
     Its arrays are either ``x`` (images (N, H, W[, channels]) uint8, or features (N, F) of numbers), ``y``
     (classes from 0) and optionally ``site`` (whole numbers or strings); or those of a MedMNIST file
     (``train_images``, ..., ``test_labels``).
-
-    Parameters
-    ----------
-    folder : Path
-        Where the file is. It is no part of the task's identity: the MD5 is.
     """
-
-    folder: Path = Field(exclude=True)
 
     @classmethod
     def of(cls, path: Path, *, classes: Sequence[str] = (), license: str = "not stated") -> Self:
@@ -280,29 +301,12 @@ class NpzFile(_Layouts):
         made.load()
         return made
 
-    def locate(self, data_dir: Path | None = None) -> tuple[Path, ...]:
-        """Return the file; ``data_dir`` plays no part.
 
-        Raises
-        ------
-        DataMissingError
-            There is no such file.
-        """
-        return (_own_file(self.folder / self.file),)
-
-    def _mend(self) -> str:
-        return "it was changed since its task was made; make the task again."
-
-
-class CsvFile(_OneFile):
+class CsvFile(_OwnFile):
     """A user's own .csv file: a header line, then one sample a line; `of` makes one.
 
     Parameters
     ----------
-    file : str
-        Name of the file.
-    folder : Path
-        Where the file is. It is no part of the task's identity: the MD5 is.
     label, site : str
         Names of the columns that hold class and natural client; ``site`` may be None.
     features : tuple of str
@@ -311,8 +315,6 @@ class CsvFile(_OneFile):
         Names of the natural clients; empty where there are none.
     """
 
-    file: str
-    folder: Path = Field(exclude=True)
     label: str
     site: str | None = None
     features: tuple[str, ...]
@@ -370,19 +372,6 @@ class CsvFile(_OneFile):
         )
         made.load()
         return made
-
-    def locate(self, data_dir: Path | None = None) -> tuple[Path, ...]:
-        """Return the file; ``data_dir`` plays no part.
-
-        Raises
-        ------
-        DataMissingError
-            There is no such file.
-        """
-        return (_own_file(self.folder / self.file),)
-
-    def _mend(self) -> str:
-        return "it was changed since its task was made; make the task again."
 
     def _read(self, path: Path) -> Dataset:
         table = _read_csv(path, self.label, self.site, self.features)

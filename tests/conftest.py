@@ -1,6 +1,7 @@
 """Fixtures of all tests."""
 
 import os
+import shutil
 
 os.environ["OMP_NUM_THREADS"] = "1"  # as in worker processes: the number of threads may change the last bits
 
@@ -12,8 +13,9 @@ from fedbench.outcome import Outcome
 
 
 def pytest_collection_modifyitems(config, items):
-    """Deselect what this machine has no data or no GPU for; pytest prints how many that are."""
+    """Deselect what this machine has no data, no browser or no GPU for; pytest prints how many that are."""
     lacking = set() if os.environ.get("FEDBENCH_DATA") else {"data"}
+    lacking |= set() if shutil.which("chromium") else {"browser"}
     if any(item.get_closest_marker("gpu") for item in items):
         import torch
 

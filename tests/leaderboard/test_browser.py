@@ -7,16 +7,16 @@ from pathlib import Path
 import pytest
 from fedbench.leaderboard import render
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+CHROMIUM = shutil.which("chromium")
 
 
 @pytest.mark.long
+@pytest.mark.browser
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("size", [(1200, 900), (390, 844)], ids=["desktop", "phone"])
 def test_page(demo, tmp_path, size, scheme):
-    playwright = pytest.importorskip("playwright.sync_api")
-    if CHROMIUM is None:
-        pytest.skip("no Chromium on this machine")
+    from playwright import sync_api as playwright
+
     index = render(demo, "demo", tmp_path / "out")[0]
     with playwright.sync_playwright() as start:
         browser = start.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--headless"])
