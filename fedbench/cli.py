@@ -203,7 +203,7 @@ def run(
     if dry_run:
         return _print_states(verbs.status(selection, results, data_dir), jobs, every=True)
     console = _console()
-    with _progress(console, jobs) as progress:
+    with _progress(console) as progress:
         summary = verbs.run(
             selection,
             results,
@@ -347,7 +347,7 @@ def data_verify(names: tuple[str, ...], data_dir: Path | None) -> int:
 class _Lines:
     """Progress where nobody watches: one line a finished cell."""
 
-    def __init__(self, console: Console, jobs: int | None) -> None:
+    def __init__(self, console: Console) -> None:
         self.console, self.started = console, time.monotonic()
         self.costs: dict[Any, float] = {}
         self.left: dict[Any, float] = {}
@@ -359,7 +359,7 @@ class _Lines:
         done = sum(item.state == "done" for item in states)
         self.console.print(f"{len(states)} cells: {done} done, {len(self.costs)} to run")
 
-    def event(self, event: Event, states: Sequence[CellState]) -> None:
+    def event(self, event: Event) -> None:
         self.note(event)
         if event.state != "running":
             self.console.print(self.line(event), markup=False, soft_wrap=True)
@@ -384,8 +384,8 @@ class _Lines:
 class _Live(_Lines):
     """Progress in a terminal: a bar over all, and one for each running cell."""
 
-    def __init__(self, console: Console, jobs: int | None) -> None:
-        super().__init__(console, jobs)
+    def __init__(self, console: Console) -> None:
+        super().__init__(console)
         from rich.progress import BarColumn, Progress, TextColumn
 
         self.bars = Progress(
@@ -403,7 +403,7 @@ class _Live(_Lines):
             self.bars.start()
             self.total = self.bars.add_task("all cells", total=sum(self.costs.values()), detail="")
 
-    def event(self, event: Event, states: Sequence[CellState]) -> None:
+    def event(self, event: Event) -> None:
         self.note(event)
         if event.state == "running":
             if event.cell not in self.rows:
@@ -421,8 +421,8 @@ class _Live(_Lines):
 
 
 @contextmanager
-def _progress(console: Console, jobs: int | None) -> Iterator[_Lines]:
-    progress = _Live(console, jobs) if console.is_terminal else _Lines(console, jobs)
+def _progress(console: Console) -> Iterator[_Lines]:
+    progress = _Live(console) if console.is_terminal else _Lines(console)
     try:
         yield progress
     finally:

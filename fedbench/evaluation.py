@@ -20,8 +20,6 @@ from fedbench.task import Indices
 if TYPE_CHECKING:
     from fedbench.method import Predictor
 
-Packed = npt.NDArray[np.uint8]
-
 
 @dataclass(frozen=True)
 class GlobalResult:

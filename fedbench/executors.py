@@ -165,12 +165,9 @@ def _work(pipe: Connection, options: Options) -> None:
     """Run cells until the parent closes the pipe."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that half-written files are cleaned up
-    os.environ["OMP_NUM_THREADS"] = "1"
-    import torch
-
+    os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported: a cell computes on one thread, start no more
     from fedbench.simulation import run_cell
 
-    torch.set_num_threads(1)
     while True:
         try:
             cell: Cell = pipe.recv()

@@ -271,7 +271,7 @@ def run(
     data_dir: Path | None = None,
     keep_weights: bool = False,
     checkpoint_seconds: float = 20.0,
-    watch: Callable[[Event, Sequence[CellState]], None] = lambda event, states: None,
+    watch: Callable[[Event], None] = lambda event: None,
     begin: Callable[[Sequence[CellState]], None] = lambda states: None,
 ) -> RunSummary:
     """Run what is missing of a selection and render its report.
@@ -315,7 +315,7 @@ def run(
     for event in run_cells([item.cell for item in todo], options, jobs or os.cpu_count() or 1):
         if event.state != "running":
             current[event.cell] = CellState(event.cell, event.state, event.reason)
-        watch(event, list(current.values()))
+        watch(event)
     pages = report(suite.name, results, reports) if reports is not None else []
     return RunSummary(suite.name, tuple(current.values()), len(todo), tuple(pages))
 
@@ -424,7 +424,7 @@ def _unavailable(task: Task, data_dir: Path | None, *, fetch: bool) -> str:
 
 
 def _states(cells: Sequence[Cell], results: Path, missing: Mapping[Task, str]) -> list[CellState]:
-    costs = {task: estimate(next(cell for cell in cells if cell.task == task)) for task in _tasks(cells)}
+    costs: dict[Task, float] = {}  # estimated only where something is left to run, as that needs torch
     states = []
     for cell in cells:
         state, reason = records.state(cell.folder(results))
@@ -433,6 +433,8 @@ def _states(cells: Sequence[Cell], results: Path, missing: Mapping[Task, str]) -
         elif missing[cell.task]:
             states.append(CellState(cell, "skipped", missing[cell.task]))
         else:
+            if cell.task not in costs:
+                costs[cell.task] = estimate(cell)
             states.append(CellState(cell, state, reason, costs[cell.task]))
     return states
 
