@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 _HOME = {
-    "Batch": "client",
+    "Batch": "training",
     "Cell": "cell",
     "Client": "client",
     "CsvFile": "datasets",
@@ -49,7 +49,6 @@ _HOME = {
 if TYPE_CHECKING:
     from fedbench.cell import Cell as Cell
     from fedbench.cell import Suite as Suite
-    from fedbench.client import Batch as Batch
     from fedbench.client import Client as Client
     from fedbench.datasets import CsvFile as CsvFile
     from fedbench.datasets import Embedded as Embedded
@@ -81,6 +80,7 @@ if TYPE_CHECKING:
     from fedbench.task import Partitioner as Partitioner
     from fedbench.task import Protocol as Protocol
     from fedbench.task import Task as Task
+    from fedbench.training import Batch as Batch
 
 __all__ = [*_HOME, "__version__"]
 

@@ -12,20 +12,22 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Mapping
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
 from fedbench.errors import MethodError
 from fedbench.records import write_atomic
 
-VERSION = 1
+VERSION = 2
 INDEX = "checkpoint.json"
+CPU = torch.device("cpu")
 _log = logging.getLogger(__name__)
 
 State = dict[str, Any]
@@ -84,11 +86,12 @@ def pack(state: Mapping[str, Any]) -> bytes:
     return bytes(save(tensors, {"state": json.dumps({"plain": plain, "order": order})}))
 
 
-def unpack(data: bytes) -> State:
-    """Return the state that `pack` stored."""
+def unpack(data: bytes, device: torch.device = CPU) -> State:
+    """Return the state that `pack` stored, with its tensors on a device."""
     header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
     layout = json.loads(header["__metadata__"]["state"])
-    values = {**layout["plain"], **load(data)}
+    tensors = {name: tensor.to(device) for name, tensor in load(data).items()}
+    values = {**layout["plain"], **tensors}
     state: State = {}
     for path in layout["order"]:  # parents before children
         *parents, name = path.split("/")
@@ -100,72 +103,211 @@ def unpack(data: bytes) -> State:
 
 
 class Checkpoint:
-    """The checkpoint of one cell.
+    """The checkpoint of one cell, and the place for states of clients that do not fit into memory.
 
     Parameters
     ----------
     folder : Path
-        Where its files stand; made at the first save.
+        Where its files stand; made at the first write.
     made_by : str
         Versions of what computes; a checkpoint of other versions is not gone on from, as its bits may differ.
     """
 
     def __init__(self, folder: Path, made_by: str = "") -> None:
         self.folder, self.made_by = folder, made_by
-        self._files: dict[str, str] = {}
+        self._files: dict[str, _File] = {}  # newest version of each part
+        self._saved: dict[str, _File] = {}  # the versions that the index names
+
+    def write(self, part: str, data: bytes, version: int) -> None:
+        """Write a new version of a part, which belongs to the checkpoint from the next `save` on.
+
+        Parameters
+        ----------
+        part : str
+            Its name, such as ``"server"`` or ``"client-3"``.
+        data : bytes
+            Its content.
+        version : int
+            The number of rounds done when `save` is called; more than at the last save.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        file = _File(f"{part}@{version}", hashlib.sha256(data).hexdigest())
+        (self.folder / file.name).write_bytes(data)
+        before = self._files.get(part)
+        if before is not None and before.name != file.name and before != self._saved.get(part):
+            (self.folder / before.name).unlink(missing_ok=True)  # no index will ever name it
+        self._files[part] = file
+
+    def read(self, part: str) -> bytes:
+        """Return the newest version of a part."""
+        return (self.folder / self._files[part].name).read_bytes()
 
     def save(self, round: int, parts: Mapping[str, bytes]) -> None:
-        """Store what changed since the last save, and make it the checkpoint.
+        """Write what changed since the last save, and make the newest versions of all parts the checkpoint.
 
         Parameters
         ----------
         round : int
             Rounds done.
         parts : mapping of str to bytes
-            New versions of parts by name, such as ``"server"`` or ``"client-3"``; older parts stay as they are.
+            New versions of parts by name; older parts stay as they are.
         """
-        self.folder.mkdir(parents=True, exist_ok=True)
-        files = dict(self._files)
         for part, data in parts.items():
-            name = f"{part}@{round}"
-            with (self.folder / name).open("wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            files[part] = f"{name} {hashlib.sha256(data).hexdigest()}"
+            self.write(part, data, round)
+        for part, file in self._files.items():
+            if file != self._saved.get(part):
+                with (self.folder / file.name).open("rb") as written:
+                    os.fsync(written.fileno())
+        files = {part: f"{file.name} {file.sha256}" for part, file in self._files.items()}
         index = {"version": VERSION, "made_by": self.made_by, "round": round, "files": files}
         write_atomic(self.folder / INDEX, json.dumps(index, indent=1))
-        self._files = files
-        current = {entry.split()[0] for entry in files.values()}
+        self._saved = dict(self._files)
+        current = {file.name for file in self._saved.values()}
         for path in self.folder.iterdir():
             if path.name != INDEX and path.name not in current:
                 path.unlink(missing_ok=True)
 
-    def load(self) -> tuple[int, dict[str, bytes]] | None:
-        """Return the rounds done and all parts, or None where there is no whole checkpoint."""
+    def load(self) -> tuple[int, Mapping[str, bytes]] | None:
+        """Return the rounds done and all parts, or None where there is no whole checkpoint.
+
+        Every file is checked now and read when it is asked for, as all of them together may not fit into memory.
+        """
         if not (self.folder / INDEX).is_file():
             return None
         try:
             index = json.loads((self.folder / INDEX).read_text(encoding="utf-8"))
-            parts = {part: self._read(*entry.split()) for part, entry in index["files"].items()}
+            files = {part: _File(*entry.split()) for part, entry in index["files"].items()}
+            for file in files.values():
+                self._check(file)
             if (index["version"], index["made_by"]) != (VERSION, self.made_by):
                 raise ValueError(f"made by {index['made_by']}, not by {self.made_by}")
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
+            done = int(index["round"])
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             _log.warning(
                 "%s: the checkpoint cannot be used (%s); the cell starts again from its first round.",
                 self.folder,
                 error,
             )
             return None
-        self._files = index["files"]
-        return index["round"], parts
+        self._files, self._saved = dict(files), dict(files)
+        return done, _Parts(self)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._files)
+
+    def __len__(self) -> int:
+        return len(self._files)
 
     def remove(self) -> None:
-        """Delete the checkpoint, once the record is whole."""
+        """Delete the checkpoint, once the record is whole or the run starts again."""
         shutil.rmtree(self.folder, ignore_errors=True)
+        self._files, self._saved = {}, {}
 
-    def _read(self, name: str, expected: str) -> bytes:
-        data = (self.folder / Path(name).name).read_bytes()
-        if hashlib.sha256(data).hexdigest() != expected:
-            raise ValueError(f"{name} is not what {INDEX} names")
-        return data
+    def _check(self, file: _File) -> None:
+        if Path(file.name).name != file.name:
+            raise ValueError(f"{file.name} is not in its folder")
+        with (self.folder / file.name).open("rb") as data:
+            if hashlib.file_digest(data, "sha256").hexdigest() != file.sha256:
+                raise ValueError(f"{file.name} is not what {INDEX} names")
+
+
+@dataclass(frozen=True)
+class _File:
+    name: str
+    sha256: str
+
+
+class _Parts(Mapping[str, bytes]):
+    """The parts of a checkpoint, each read when it is asked for."""
+
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        self._checkpoint = checkpoint
+
+    def __getitem__(self, part: str) -> bytes:
+        return self._checkpoint.read(part)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._checkpoint)
+
+    def __len__(self) -> int:
+        return len(self._checkpoint)
+
+
+class States(Mapping[int, State]):
+    """The states of a cell's clients: in memory as far as they fit, the longest unused ones in files.
+
+    Parameters
+    ----------
+    checkpoint : Checkpoint
+        Where the files stand; those of one save are part of it.
+    device : torch device
+        Where the tensors belong.
+    memory : int
+        Bytes of states to keep in memory. It changes no result.
+    """
+
+    def __init__(self, checkpoint: Checkpoint, device: torch.device, memory: int = 256 << 20) -> None:
+        self._checkpoint, self._device, self._memory = checkpoint, device, memory
+        self._at_hand: OrderedDict[int, State] = OrderedDict()  # the longest unused first
+        self._held = 0  # bytes
+        self._unwritten: dict[int, int] = {}  # the version under which each will be written
+        self._known: set[int] = set()
+
+    def __getitem__(self, client: int) -> State:
+        if client not in self._known:
+            raise KeyError(client)
+        if client not in self._at_hand:
+            self._hold(client, unpack(self._checkpoint.read(f"client-{client}"), self._device))
+        self._at_hand.move_to_end(client)
+        return self._at_hand[client]
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(sorted(self._known))
+
+    def __len__(self) -> int:
+        return len(self._known)
+
+    def __contains__(self, client: object) -> bool:
+        return client in self._known
+
+    def put(self, client: int, state: State, version: int) -> None:
+        """Keep a client's new state.
+
+        Parameters
+        ----------
+        client : int
+            Whose.
+        state : State
+            Checked; not to be changed from here on.
+        version : int
+            The number of rounds that will be done at the end of this one.
+        """
+        check_state(state)
+        self._known.add(client)
+        self._unwritten[client] = version
+        self._hold(client, state)
+
+    def changed(self) -> dict[str, bytes]:
+        """Return the parts of a checkpoint that were not written yet, and count them as written."""
+        parts = {f"client-{client}": pack(self._at_hand[client]) for client in sorted(self._unwritten)}
+        self._unwritten.clear()
+        return parts
+
+    def restore(self, parts: Iterable[str]) -> None:
+        """Go on with the clients that a checkpoint has parts of."""
+        self._known = {int(part.removeprefix("client-")) for part in parts if part.startswith("client-")}
+
+    def _hold(self, client: int, state: State) -> None:
+        self._held += _bytes(state) - _bytes(self._at_hand.get(client, {}))
+        self._at_hand[client] = state
+        self._at_hand.move_to_end(client)
+        while self._held > self._memory and len(self._at_hand) > 1:
+            oldest, given_up = self._at_hand.popitem(last=False)
+            self._held -= _bytes(given_up)
+            if oldest in self._unwritten:
+                self._checkpoint.write(f"client-{oldest}", pack(given_up), self._unwritten.pop(oldest))
+
+
+def _bytes(state: Mapping[str, Any]) -> int:
+    parts = (_bytes(value) if isinstance(value, Mapping) else getattr(value, "nbytes", 8) for value in state.values())
+    return sum(parts)

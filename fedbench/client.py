@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -17,84 +17,10 @@ from fedbench.method import Download, Upload
 from fedbench.models import Model, Output, Params
 from fedbench.seeds import Streams
 from fedbench.task import Indices, Protocol
+from fedbench.training import Batch, EditGradients, Fit, Loss, OneByOne, Project, Trainer, Training, Until
 
 if TYPE_CHECKING:
     from fedbench.method import Predictor
-
-Loss = Callable[["Client", "Batch"], Tensor]
-
-
-@dataclass(frozen=True)
-class Fit:
-    """What a local training gave.
-
-    Parameters
-    ----------
-    params : dict of str to tensor
-        Trained parameters, detached.
-    steps : int
-        SGD steps.
-    lr : float
-        Their learning rate.
-    loss : float or None
-        Mean of the loss over the steps; None without any.
-    """
-
-    params: Params
-    steps: int
-    lr: float
-    loss: float | None
-
-
-@dataclass
-class Batch:
-    """Some samples of one client, and the parameters at which a loss is asked for.
-
-    Parameters
-    ----------
-    model, kind
-        The task's.
-    params : mapping of str to tensor
-        The parameters being trained.
-    x, y : tensors (B, ...), (B,)
-        Inputs and targets.
-    index : int64 tensor (B,)
-        Positions within the client's training data; what `Frozen` is looked up by.
-    """
-
-    model: Model
-    kind: Kind
-    params: Mapping[str, Tensor]
-    x: Tensor
-    y: Tensor
-    index: Tensor
-
-    def forward(self, params: Mapping[str, Tensor]) -> Output:
-        """Return what the task's model says of this batch at some parameters."""
-        return self.model(params, self.x)
-
-    @cached_property
-    def output(self) -> Output:
-        """What the model being trained says; computed once."""
-        return self.forward(self.params)
-
-    @property
-    def logits(self) -> Tensor:
-        """Logits of the model being trained, of shape (B, C)."""
-        return self.output.logits
-
-    @property
-    def features(self) -> Tensor:
-        """Inputs of its last layer, of shape (B, d)."""
-        return self.output.features
-
-    def task_loss(self, logits: Tensor) -> Tensor:
-        """Return the task's loss of each sample, of shape (B,)."""
-        return self.kind.loss(logits, self.y)
-
-    def mean(self, values: Tensor) -> Tensor:
-        """Return the mean over the batch's samples of values of shape (B, ...)."""
-        return values.mean(dim=0)
 
 
 @dataclass(frozen=True)
@@ -123,8 +49,10 @@ class Client:
     ----------
     id, round, rounds : int
         Who, when (counted from 0), and the number of rounds (T).
-    inputs, targets : tensors (n, ...), (n,)
-        Its training data.
+    targets : tensor (n,)
+        Of its training data.
+    read_inputs : callable
+        Returns the inputs of its training data; a method uses ``client.inputs``.
     n_classes : int
         Classes of the whole task (C).
     received : Download
@@ -144,8 +72,8 @@ class Client:
     id: int
     round: int
     rounds: int
-    inputs: Tensor
     targets: Tensor
+    read_inputs: Callable[[], Tensor]
     n_classes: int
     received: Download
     initial: Mapping[str, Tensor]
@@ -157,6 +85,7 @@ class Client:
     shared: Callable[[str], bool]
     streams: Streams
     local: Predictor | None = None
+    trainer: Trainer = field(default_factory=OneByOne)
     work: Work = field(default_factory=Work)
     train_loss: float | None = None
     _frozen: dict[int, tuple[Mapping[str, Tensor], Frozen]] = field(default_factory=dict)
@@ -165,6 +94,11 @@ class Client:
     def n(self) -> int:
         """Training samples of this client."""
         return len(self.targets)
+
+    @cached_property
+    def inputs(self) -> Tensor:
+        """Its training data, of shape (n, ...); read when first asked for, as few clients are looked at so closely."""
+        return self.read_inputs()
 
     @property
     def lr(self) -> float:
@@ -197,10 +131,11 @@ class Client:
         lr: float | None = None,
         momentum: float | None = None,
         weight_decay: float | None = None,
-        edit_gradients: Callable[[str, Tensor, Tensor], Tensor] | None = None,
-        project: Callable[[Params], Mapping[str, Tensor]] | None = None,
-        until: Callable[[Sequence[float]], bool] | None = None,
+        edit_gradients: EditGradients | None = None,
+        project: Project | None = None,
+        until: Until | None = None,
         data: Indices | None = None,
+        given: Mapping[str, Tensor] | None = None,
         stream: str = "order",
     ) -> Fit:
         """Train by SGD and return the result: the one local loop of the house.
@@ -218,13 +153,15 @@ class Client:
         epochs, batch_size, lr, momentum, weight_decay : optional
             Those of the protocol, if not given.
         edit_gradients : callable, optional
-            ``edit_gradients(name, gradient, parameter)`` returns what the optimiser sees.
+            ``edit_gradients(client, name, gradient, parameter)`` returns what the optimiser sees.
         project : callable, optional
-            ``project(params)`` returns what replaces the trained parameters after each step.
+            ``project(client, params)`` returns what replaces the trained parameters after each step.
         until : callable, optional
             ``until(losses)`` says after each step, from the losses so far, whether to stop before ``epochs`` end.
         data : int64 array, optional
             Positions of the training samples to use; all, if not given.
+        given : mapping of str to tensor, optional
+            What the loss finds in ``batch.given``.
         stream : str
             Name of the stream that orders the samples. A second training in a round names its own, so that it does
             not repeat the first one's order.
@@ -233,58 +170,42 @@ class Client:
         ------
         MethodError
             The loss became infinite or NaN.
+
+        Notes
+        -----
+        On a GPU clients are trained together where ``loss``, ``edit_gradients`` and ``project`` are methods of the
+        method (or functions) that read tensors from ``client`` and ``batch`` alone, and where nothing is asked
+        ``until``: a function that holds tensors of one client's cannot be applied to many at once. All else is
+        trained one client at a time, with the same result, and the record says so.
         """
         protocol = self.protocol
-        names = [name for name in params if train(name)]
-        # Weights of convolutions are trained channels last, as the samples lie; outside they are contiguous.
-        leaves = {
-            name: params[name].detach().clone(memory_format=_layout(params[name])).requires_grad_() for name in names
-        }
-        live = {**params, **leaves}
-        lr = self.lr if lr is None else lr
-        optimiser = torch.optim.SGD(
-            leaves.values(),
-            lr=lr,
+        training = Training(
+            params=params,
+            names=tuple(name for name in params if train(name)),
+            loss=loss,
+            batches=tuple(self._batches(stream, epochs, batch_size or protocol.batch_size, data)),
+            lr=self.lr if lr is None else lr,
             momentum=protocol.momentum if momentum is None else momentum,
             weight_decay=protocol.weight_decay if weight_decay is None else weight_decay,
-            fused=True,
+            edit_gradients=edit_gradients,
+            project=project,
+            until=until,
+            given=given or {},
         )
-        total, steps, losses = torch.zeros((), dtype=torch.float64), 0, []
-        for index in self._batches(stream, epochs, batch_size or protocol.batch_size, data):
-            batch = Batch(self.model, self.kind, live, self.inputs[index], self.targets[index], index)
-            value = loss(self, batch)
-            if not isinstance(value, Tensor) or value.dim() or not value.requires_grad:
-                raise MethodError(
-                    f"the loss of client {self.id} in round {self.round} is {_described(value)}; it must be a scalar "
-                    "tensor that depends on batch.params."
-                )
-            optimiser.zero_grad()
-            value.backward()
-            if edit_gradients is not None:
-                for name, leaf in leaves.items():
-                    if leaf.grad is not None:
-                        leaf.grad = edit_gradients(name, leaf.grad, leaf.detach())
-            optimiser.step()
-            if project is not None:
-                with torch.no_grad():
-                    for name, tensor in project(leaves).items():
-                        leaves[name].copy_(tensor)
-            total += value.detach()
-            steps += 1
-            self.work.trained += len(index)
-            if until is not None:
-                losses.append(float(value.detach()))
-                if until(losses):
-                    break
-        mean = float(total / steps) if steps else None
-        if mean is not None and not np.isfinite(mean):
+        fit = self.trainer.fit(self, training)
+        self.work.trained += sum(len(index) for index in training.batches[: fit.steps])
+        if fit.loss is not None and not np.isfinite(fit.loss):
             raise MethodError(
-                f"the loss of client {self.id} in round {self.round} became {mean} after {steps} steps; "
+                f"the loss of client {self.id} in round {self.round} became {fit.loss} after {fit.steps} steps; "
                 "a smaller learning rate or a smaller regularisation may mend it."
             )
         if stream == "order":
-            self.train_loss = mean
-        return Fit({name: tensor.detach().contiguous() for name, tensor in live.items()}, steps, lr, mean)
+            self.train_loss = fit.loss
+        return fit
+
+    def batch(self, params: Mapping[str, Tensor], index: Tensor, given: Mapping[str, Tensor] | None = None) -> Batch:
+        """Return some training samples, by position, with the parameters at which a loss is asked for."""
+        return Batch(self.model, self.kind, params, self.inputs[index], self.targets[index], index, given or {})
 
     def outputs(self, params: Mapping[str, Tensor]) -> Output:
         """Return what a model says of all training samples, in order, in batches of the recorded size."""
@@ -334,7 +255,7 @@ class Client:
         pool = torch.arange(self.n) if data is None else torch.from_numpy(data)
         for index in pool.split(batch_size or self.protocol.evaluation_batch):
             live = {name: tensor.detach().clone().requires_grad_(gradients) for name, tensor in params.items()}
-            batch = Batch(self.model, self.kind, live, self.inputs[index], self.targets[index], index)
+            batch = self.batch(live, index)
             with torch.set_grad_enabled(gradients):
                 result = value(self, batch)
             if gradients:
@@ -385,13 +306,3 @@ class Client:
             order = torch.from_numpy(rng.permutation(pool)[:left])
             left -= len(order)
             yield from order.split(batch_size)
-
-
-def _described(value: Any) -> str:
-    if not isinstance(value, Tensor):
-        return f"a {type(value).__name__}"
-    return f"a tensor of shape {tuple(value.shape)}" if value.dim() else "a tensor without a gradient"
-
-
-def _layout(tensor: Tensor) -> torch.memory_format:
-    return torch.channels_last if tensor.dim() == 4 else torch.contiguous_format

@@ -16,8 +16,8 @@ from fedbench.schema import Environment
 
 
 @cache
-def environment() -> Environment:
-    """Return where this process runs: versions, processor, threads, commit."""
+def environment(device: str = "cpu") -> Environment:
+    """Return where this process runs: versions, processor, threads, device, commit."""
     names = ("numpy", "torch", "scipy", "pyarrow", "pydantic", "safetensors")
     return Environment(
         python=platform.python_version(),
@@ -26,7 +26,7 @@ def environment() -> Environment:
         processor=_processor(),
         cores=os.cpu_count() or 1,
         threads=torch.get_num_threads(),
-        device="cpu",
+        device=_device(device),
         commit=_commit(),
     )
 
@@ -36,6 +36,12 @@ def versions() -> str:
     env = environment()
     packages = (f"{name} {version}" for name, version in sorted(env.packages.items()))
     return ", ".join([f"fedbench {fedbench.__version__}", f"Python {env.python}", *packages])
+
+
+def _device(device: str) -> str:
+    if device.startswith("cuda"):
+        return f"cuda: {torch.cuda.get_device_name(device)}"
+    return device
 
 
 def _processor() -> str:

@@ -42,7 +42,7 @@ class SeedIds(_Part):
 
 
 class Environment(_Part):
-    """Where a cell ran; no part of its identity."""
+    """Where a cell ran, and how clients were trained there; no part of its identity."""
 
     python: str
     packages: dict[str, str]
@@ -51,6 +51,7 @@ class Environment(_Part):
     cores: int
     threads: int
     device: str
+    training: str = "one client at a time"
     commit: str | None
 
 

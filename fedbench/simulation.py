@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import io
-import json
+import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import lru_cache
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,11 +18,10 @@ import numpy.typing as npt
 import pyarrow as pa
 import torch
 from safetensors.torch import save
-from torch import Tensor
 
 import fedbench
 from fedbench.cell import Cell
-from fedbench.checkpoint import Checkpoint, State, check_state, pack, unpack
+from fedbench.checkpoint import Checkpoint, States, pack, unpack
 from fedbench.client import Client
 from fedbench.environment import environment, versions
 from fedbench.errors import MethodError
@@ -31,17 +31,20 @@ from fedbench.kinds import KINDS
 from fedbench.method import Method, Upload
 from fedbench.models import Model
 from fedbench.records import Record, write
+from fedbench.resident import load_data
 from fedbench.schema import SCHEMA_VERSION, ModelInfo, RunInfo, SeedIds
 from fedbench.seeds import Streams, fingerprint
 from fedbench.server import Server
-from fedbench.task import Data, Dataset
+from fedbench.task import Dataset
 from fedbench.traffic import copied, not_finite, payload_bytes
+from fedbench.training import OneByOne, Trainer
 
 if TYPE_CHECKING:
     from fedbench.method import Predictor
 
 Watch = Callable[[int, int], None]
-Row = dict[str, Any]
+Columns = dict[str, list[npt.NDArray[np.float64]]]
+"""For each column an array a round, of one value or of one a client; what is not defined is NaN."""
 
 
 @contextmanager
@@ -60,11 +63,16 @@ def run_cell(
     cell: Cell,
     results: Path,
     *,
+    dataset: Dataset | None = None,
     data_dir: Path | None = None,
+    device: str = "cpu",
+    trainer: Trainer | None = None,
     keep_weights: bool = False,
     checkpoint_seconds: float = 20.0,
+    stop_at: float = math.inf,
     watch: Watch = lambda done, rounds: None,
-) -> Record:
+    saved: Callable[[Path], None] = lambda folder: None,
+) -> Record | None:
     """Run one cell, from its checkpoint if there is one, and write its record.
 
     Parameters
@@ -73,19 +81,29 @@ def run_cell(
         What to run.
     results : Path
         Results folder.
+    dataset : Dataset, optional
+        The task's samples as `fedbench.resident.load_data` gives them; read, if not given.
     data_dir : Path, optional
         Where to look for data first.
+    device : str
+        Where to compute: ``"cpu"``, ``"cuda"`` or ``"mps"``.
+    trainer : Trainer, optional
+        What trains clients; one by one, if not given.
     keep_weights : bool
         Store the final global and personal models beside the record, as safetensors.
     checkpoint_seconds : float, >= 0
         Least time between two checkpoints; 0 makes one after every round. It changes no result.
+    stop_at : float
+        Time (seconds since the epoch) from which on no further round is begun; the checkpoint keeps what is done.
     watch : callable
         Called with rounds done and all rounds, after each round.
+    saved : callable
+        Called with the checkpoint's folder after each save.
 
     Returns
     -------
-    Record
-        The record, opened and checked.
+    Record or None
+        The record, opened and checked; None where the time was up before it was whole.
 
     Raises
     ------
@@ -93,24 +111,33 @@ def run_cell(
         Data is missing or damaged, the split cannot be made, or the method broke its contract.
     """
     folder = cell.folder(results)
-    checkpoint = Checkpoint(folder.with_name(f"{folder.name}.partial"), made_by=versions())
-    simulation = Simulation(cell, load_data(cell.task.data, data_dir))
-    saved = checkpoint.load()
-    if saved is not None:
-        simulation.restore(*saved)
+    checkpoint = Checkpoint(checkpoint_folder(folder), made_by=f"{versions()}, {device}")
+    dataset = load_data(cell.task.data, data_dir) if dataset is None else dataset
+    simulation = Simulation(cell, dataset, checkpoint, device=device, trainer=trainer)
+    simulation.resume()
     rounds, last_save = cell.task.protocol.rounds, time.monotonic()
     watch(simulation.done, rounds)
     while simulation.done < rounds:
-        with _forgetting(checkpoint):
-            simulation.round()
-        watch(simulation.done, rounds)
-        if time.monotonic() - last_save >= checkpoint_seconds and simulation.done < rounds:
-            checkpoint.save(simulation.done, simulation.changed())
+        in_time = time.time() < stop_at
+        if in_time:
+            with _forgetting(checkpoint):
+                simulation.round()
+            watch(simulation.done, rounds)
+        if simulation.done < rounds and (not in_time or time.monotonic() - last_save >= checkpoint_seconds):
+            simulation.save()
+            saved(checkpoint.folder)
             last_save = time.monotonic()
+        if not in_time:
+            return None
     with _forgetting(checkpoint):
         record = simulation.record(folder, keep_weights)
     checkpoint.remove()
     return record
+
+
+def checkpoint_folder(record: Path) -> Path:
+    """Return where the checkpoint of a record to come stands."""
+    return record.with_name(f"{record.name}.partial")
 
 
 @contextmanager
@@ -128,10 +155,12 @@ def _forgetting(checkpoint: Checkpoint) -> Iterator[None]:
         raise
 
 
-@lru_cache(maxsize=2)
-def load_data(data: Data, data_dir: Path | None) -> Dataset:
-    """Read a data set once a process; cells come sorted by task."""
-    return data.load(data_dir)
+@dataclass
+class _Row:
+    """What one round adds to the series: its own values, and an array over all clients for each column."""
+
+    round: dict[str, Any]
+    clients: dict[str, npt.NDArray[np.float64]]
 
 
 class Simulation:
@@ -142,23 +171,39 @@ class Simulation:
     cell : Cell
         What to run.
     dataset : Dataset
-        The task's samples.
+        The task's samples, normalised.
+    checkpoint : Checkpoint
+        Where it is saved, and where states of clients go that do not fit into memory.
+    device : str
+        Where to compute.
+    trainer : Trainer, optional
+        What trains clients; one by one, if not given.
     """
 
-    def __init__(self, cell: Cell, dataset: Dataset) -> None:
+    def __init__(
+        self,
+        cell: Cell,
+        dataset: Dataset,
+        checkpoint: Checkpoint,
+        *,
+        device: str = "cpu",
+        trainer: Trainer | None = None,
+    ) -> None:
         task = cell.task
         self.cell, self.method, self.protocol = cell, cell.method, task.protocol
         self.started = datetime.now(UTC).isoformat(timespec="seconds")
+        self.device, self.trainer = torch.device(device), trainer or OneByOne()
         self.kind = KINDS[task.kind]
         self.model = Model(task.model, dataset.inputs.shape[1:], self.kind.outputs(task.n_classes))
-        self.inputs, self.targets = normalised(dataset.inputs), torch.from_numpy(dataset.targets)
+        self.inputs = torch.from_numpy(dataset.inputs).to(self.device)
+        self.targets = torch.from_numpy(dataset.targets).to(self.device)
         self.federation = federate(task, dataset, cell.track, cell.seed)
         self.plan = self.federation.pooled() if self.method.pooled else self.federation
         self.streams = Streams(cell.seed)
         self.evaluator = Evaluator(
             self.inputs, self.targets, self.federation, self.model, self.kind, self.protocol.evaluation_batch
         )
-        self.initial = self.model.initial(self.streams)
+        self.initial = {name: tensor.to(self.device) for name, tensor in self.model.initial(self.streams).items()}
         self.server = Server(
             params=dict(self.initial),
             initial=self.initial,
@@ -168,13 +213,13 @@ class Simulation:
             streams=self.streams,
         )
         self.method.init_server(self.server)
-        self.states: dict[int, State] = {}
+        self.checkpoint = checkpoint
+        self.states = States(checkpoint, self.device)
         self.done = 0
-        self.round_rows: list[Row] = []
-        self.client_rows: list[Row] = []
+        self.rounds: Columns = {name: [] for name in ROUND_COLUMNS}
+        self.clients: Columns = {name: [] for name in CLIENT_COLUMNS}
         self.arrays: dict[str, list[npt.NDArray[Any]]] = {}
         self.probabilities: npt.NDArray[np.float16] | None = None
-        self._changed: set[int] = set()
 
     # --- one round ----------------------------------------------------------------------------------------------
 
@@ -183,36 +228,52 @@ class Simulation:
         t, method, server = self.done, self.method, self.server
         server.round = t
         begin = time.perf_counter()
-        rows: dict[int, Row] = {k: {"round": t, "client": k} for k in range(len(self.federation.tests))}
-        queried = self._query(t, rows)
-        uploads, clients = [], []
-        for k, passes in zip(self.plan.schedule[t].tolist(), self.plan.passes[t].tolist(), strict=True):
-            client = self._client(k, passes)
-            start = time.perf_counter()
-            upload = method.client_update(client)
-            rows[k] |= {"seconds_train": time.perf_counter() - start, "train_loss": client.train_loss}
-            uploads.append(self._received(upload, client, rows[k]))
-            clients.append(client)
+        row = self._empty_row(t)
+        queried = self._query(t, row)
+        ids = self.plan.schedule[t].tolist()
+        clients = [self._client(k, passes) for k, passes in zip(ids, self.plan.passes[t].tolist(), strict=True)]
+        updates = self.trainer.each([partial(self._update, client) for client in clients])
+        uploads = [self._received(upload, client, row) for (upload, _), client in zip(updates, clients, strict=True)]
         weights = self._weights(uploads, t)
         method.server_update(server, uploads, weights)
-        trained = time.perf_counter()
-        for client, weight in zip(clients, weights, strict=True):
-            rows[client.id]["weight"] = weight
-        row = {
-            "round": t,
+        trained = self._now()
+        row.clients["weight"][ids] = weights
+        row.clients["train_loss"][ids] = [client.train_loss for client in clients]
+        row.clients["seconds_train"][ids] = [seconds for _, seconds in updates]
+        row.round |= {
             "lr": self.protocol.lr_at(t),
             "sampled": len(uploads),
             "train_loss": _mean([client.train_loss for client in clients if client.train_loss is not None]),
-            "bytes_down": sum(row.get("bytes_down", 0) for row in rows.values()),
-            "bytes_up": sum(row.get("bytes_up", 0) for row in rows.values()),
+            "bytes_down": int(np.nansum(row.clients["bytes_down"])),
+            "bytes_up": int(np.nansum(row.clients["bytes_up"])),
             "train_samples": sum(client.work.trained for client in (*queried, *clients)),
             "forward_samples": sum(client.work.forward for client in (*queried, *clients)),
         }
-        self._evaluate(t, clients, rows, row)
-        row |= {"seconds_train": trained - begin, "seconds_evaluate": time.perf_counter() - trained}
-        self.round_rows.append(row)
-        self.client_rows.extend(rows[k] for k in sorted(rows))
+        self._evaluate(t, clients, row)
+        row.round |= {"seconds_train": trained - begin, "seconds_evaluate": self._now() - trained}
+        for name, values in self.rounds.items():
+            values.append(np.array([_number(row.round.get(name))]))
+        for name, values in self.clients.items():
+            values.append(row.clients[name])
         self.done += 1
+
+    def _update(self, client: Client) -> tuple[Upload, float]:
+        """Run a client's procedure; also say how long it took, which holds where clients are trained one by one."""
+        start = self._now()
+        upload = self.method.client_update(client)
+        return upload, self._now() - start
+
+    def _now(self) -> float:
+        """Return a time in seconds at which all work that was asked for is done."""
+        if self.device.type != "cpu":
+            torch.accelerator.synchronize(self.device)
+        return time.perf_counter()
+
+    def _empty_row(self, t: int) -> _Row:
+        n_clients = len(self.federation.tests)
+        clients = {name: np.full(n_clients, np.nan) for name in CLIENT_COLUMNS}
+        clients["round"], clients["client"] = np.full(n_clients, float(t)), np.arange(float(n_clients))
+        return _Row({"round": t}, clients)
 
     def _client(self, k: int, passes: int, *, evaluation: bool = False) -> Client:
         """Return client k in the current round, with what the server sends it.
@@ -220,14 +281,14 @@ class Simulation:
         What it holds are copies: neither another client nor the server can be changed through them, and for an
         evaluation not even its own state.
         """
-        ids = self.plan.train[k]
+        ids = torch.from_numpy(self.plan.train[k]).to(self.device)
         state = self.states.get(k, {})
         client = Client(
             id=k,
             round=self.server.round,
             rounds=self.protocol.rounds,
-            inputs=self.inputs[ids],
             targets=self.targets[ids],
+            read_inputs=lambda: self.inputs[ids],
             n_classes=self.cell.task.n_classes,
             received=copied(self.method.broadcast(self.server, k)),
             initial=copied(self.initial),
@@ -238,23 +299,24 @@ class Simulation:
             kind=self.kind,
             shared=self.method.shared,
             streams=self.streams,
+            trainer=self.trainer,
         )
         if k not in self.states:
             self.method.init_client(client)
         return client
 
-    def _query(self, t: int, rows: dict[int, Row]) -> list[Client]:
+    def _query(self, t: int, row: _Row) -> list[Client]:
         """Run the counted traffic outside the normal round; return who was asked."""
         queried, reports = [], []
         for k in sorted(self.method.query(self.server)):
             client = self._client(k, self.protocol.local_epochs * len(self.plan.train[k]))
-            reports.append(self._received(self.method.report(client), client, rows[k]))
+            reports.append(self._received(self.method.report(client), client, row))
             queried.append(client)
         if reports:
             self.method.receive(self.server, reports)
         return queried
 
-    def _received(self, upload: Upload, client: Client, row: Row) -> Upload:
+    def _received(self, upload: Upload, client: Client, row: _Row) -> Upload:
         """Keep the client's state, check and count what it sent, and return it as the server receives it: a copy."""
         who = f"{self.cell.method_name}: the upload of client {client.id} in round {client.round}"
         if not isinstance(upload, Upload):
@@ -270,12 +332,10 @@ class Simulation:
         for part in (upload.params, upload.extra):
             for name in not_finite(part):
                 raise MethodError(f"{who} is not finite in {name}; a smaller learning rate may mend it.")
-        check_state(client.state)
-        self.states[client.id] = client.state
-        self._changed.add(client.id)
+        self.states.put(client.id, client.state, self.done + 1)
         if not self.plan.pool:  # where all data is in one place, nothing is sent
-            row["bytes_down"] = row.get("bytes_down", 0) + payload_bytes(client.received)
-            row["bytes_up"] = row.get("bytes_up", 0) + payload_bytes(upload)
+            for name, sent in (("bytes_down", client.received), ("bytes_up", upload)):
+                row.clients[name][client.id] = np.nansum([row.clients[name][client.id], payload_bytes(sent)])
         return copied(upload)
 
     def _weights(self, uploads: Sequence[Upload], t: int) -> list[float]:
@@ -290,37 +350,46 @@ class Simulation:
 
     # --- evaluation ---------------------------------------------------------------------------------------------
 
-    def _evaluate(self, t: int, clients: Sequence[Client], rows: dict[int, Row], row: Row) -> None:
+    def _evaluate(self, t: int, clients: Sequence[Client], row: _Row) -> None:
         predictor = self.method.predictor(self.server)
         on_clients = None
         if predictor is not None:
             result = self.evaluator.everywhere(predictor)
             on_clients = result.clients
-            row["global_accuracy"] = float(result.correct.mean())
+            row.round["global_accuracy"] = float(result.correct.mean())
             if len(result.validation):
-                row["validation_accuracy"] = float(result.validation.mean())
+                row.round["validation_accuracy"] = float(result.validation.mean())
             self._append("global_test_predictions", result.predictions)
             self._append("global_validation_correct", np.packbits(result.validation))
-            self._append_on_clients("global", on_clients, range(len(self.federation.tests)), rows)
+            self._append_on_clients("global", on_clients, self._everybody, row)
             if t == self.protocol.rounds - 1:
-                self.probabilities = torch.softmax(result.logits, dim=1).numpy().astype(np.float16)
+                self.probabilities = torch.softmax(result.logits, dim=1).cpu().numpy().astype(np.float16)
         if self.plan.pool:
             return
-        everybody = range(len(self.federation.tests))
-        self._on_own_tests(t, "local", {client.id: client.local for client in clients}, rows)
+        self._on_own_tests(t, "local", [client.id for client in clients], [client.local for client in clients], row)
         if t in self.protocol.personal_rounds():
             kind = type(self.method)
             plain = all(getattr(kind, name) is getattr(Method, name) for name in ("personal", "broadcast", "predictor"))
             if plain and on_clients is not None and all(self.method.shared(name) for name in self.initial):
                 # What every client would deploy is the global model, evaluated already.
-                self._append_on_clients("personal", on_clients, everybody, rows)
+                self._append_on_clients("personal", on_clients, self._everybody, row)
                 self._append("personal_rounds", np.array(t))
-                row["adapt_samples"] = 0
+                row.round["adapt_samples"] = 0
                 return
-            adapted = {k: self._personal(k) for k in everybody}
-            row["adapt_samples"] = sum(samples for _, samples in adapted.values())
-            if self._on_own_tests(t, "personal", {k: model for k, (model, _) in adapted.items()}, rows):
+            row.round["adapt_samples"] = 0
+            if self._on_own_tests(t, "personal", self._everybody, self._personals(row), row):
                 self._append("personal_rounds", np.array(t))
+
+    @property
+    def _everybody(self) -> range:
+        return range(len(self.federation.tests))
+
+    def _personals(self, row: _Row) -> Iterator[Predictor | None]:
+        """Yield what each client would deploy now, one at a time, and count the samples spent on adapting it."""
+        for k in self._everybody:
+            model, spent = self._personal(k)
+            row.round["adapt_samples"] += spent
+            yield model
 
     def _personal(self, k: int) -> tuple[Predictor | None, int]:
         """Return what a client would deploy now, and the samples spent on adapting it."""
@@ -328,20 +397,25 @@ class Simulation:
         model = self.method.personal(client)
         return model, client.work.trained + client.work.forward
 
-    def _on_own_tests(self, t: int, what: str, models: Mapping[int, Predictor | None], rows: dict[int, Row]) -> bool:
+    def _on_own_tests(
+        self, t: int, what: str, ids: Sequence[int], models: Iterable[Predictor | None], row: _Row
+    ) -> bool:
         """Evaluate clients' models on their own local tests; say whether the method has such models."""
-        present = {k: model for k, model in models.items() if model is not None}
-        if present and len(present) < len(models):
+        bits = np.zeros(self.evaluator.offsets[-1], dtype=bool)
+        lacking = []
+        for k, model in zip(ids, models, strict=True):
+            if model is None:
+                lacking.append(k)
+            else:
+                bits[self._columns(k)] = self.evaluator.on_client(model, k, remember=what == "personal")
+        if lacking and len(lacking) < len(ids):
             raise MethodError(
-                f"{self.cell.method_name}: clients {sorted(set(models) - set(present))} have no {what} model in round "
-                f"{t}, others have; a method has one for every client, or for none."
+                f"{self.cell.method_name}: clients {lacking} have no {what} model in round {t}, others have; a method "
+                "has one for every client, or for none."
             )
-        if present:
-            bits = np.zeros(self.evaluator.offsets[-1], dtype=bool)
-            for k, model in present.items():
-                bits[self._columns(k)] = self.evaluator.on_client(model, k)
-            self._append_on_clients(what, bits, present, rows)
-        return bool(present)
+        if not lacking:
+            self._append_on_clients(what, bits, ids, row)
+        return not lacking
 
     def _columns(self, k: int) -> slice:
         return slice(self.evaluator.offsets[k], self.evaluator.offsets[k + 1])
@@ -349,45 +423,41 @@ class Simulation:
     def _append(self, name: str, value: npt.NDArray[Any]) -> None:
         self.arrays.setdefault(name, []).append(value)
 
-    def _append_on_clients(
-        self,
-        model: str,
-        bits: npt.NDArray[np.bool_],
-        clients: Sequence[int] | Mapping[int, Any],
-        rows: dict[int, Row],
-    ) -> None:
+    def _append_on_clients(self, model: str, bits: npt.NDArray[np.bool_], ids: Sequence[int], row: _Row) -> None:
         self._append(f"{model}_client_correct", np.packbits(bits))
-        for k in clients:
-            rows[k][f"{model}_accuracy"] = float(bits[self._columns(k)].mean())
+        offsets = self.evaluator.offsets  # no client's test set is empty
+        accuracy = np.add.reduceat(bits.astype(np.int64), offsets[:-1]) / np.diff(offsets)
+        row.clients[f"{model}_accuracy"][list(ids)] = accuracy[list(ids)]
 
     # --- checkpoint ---------------------------------------------------------------------------------------------
 
-    def changed(self) -> dict[str, bytes]:
-        """Return the parts of a checkpoint that changed since the last call."""
-        series = io.BytesIO()
-        arrays: dict[str, Any] = {name: np.stack(values) for name, values in self.arrays.items()}
-        np.savez(series, **arrays)
-        parts = {
-            "server": pack({"params": self.server.params, "state": self.server.state}),
-            "rows": json.dumps([self.started, self.round_rows, self.client_rows]).encode(),
-            "series": series.getvalue(),
-        }
-        parts |= {f"client-{k}": pack(self.states[k]) for k in sorted(self._changed)}
-        self._changed.clear()
-        return parts
+    def save(self) -> None:
+        """Make the rounds done the checkpoint."""
+        series = {f"arrays/{name}": np.stack(values) for name, values in self.arrays.items()}
+        for table, columns in (("rounds", self.rounds), ("clients", self.clients)):
+            series |= {f"{table}/{name}": np.stack(values) for name, values in columns.items()}
+        buffer = io.BytesIO()
+        np.savez(buffer, allow_pickle=False, started=np.array(self.started), **series)
+        server = pack({"params": self.server.params, "state": self.server.state})
+        self.checkpoint.save(self.done, {"server": server, "series": buffer.getvalue(), **self.states.changed()})
 
-    def restore(self, done: int, parts: Mapping[str, bytes]) -> None:
-        """Go on from a checkpoint."""
-        server = unpack(parts["server"])
+    def resume(self) -> None:
+        """Go on from the checkpoint, if there is one."""
+        loaded = self.checkpoint.load()
+        if loaded is None:
+            return
+        self.done, parts = loaded
+        server = unpack(parts["server"], self.device)
         self.server.params, self.server.state = server["params"], server["state"]
-        self.started, self.round_rows, self.client_rows = json.loads(parts["rows"])
+        self.states.restore(parts)
         with np.load(io.BytesIO(parts["series"]), allow_pickle=False) as series:
-            self.arrays = {name: list(series[name]) for name in series.files}
-        prefix = "client-"
-        self.states = {
-            int(part.removeprefix(prefix)): unpack(data) for part, data in parts.items() if part.startswith(prefix)
-        }
-        self.done = done
+            self.started = str(series["started"])
+            for name in series.files:
+                table, _, column = name.partition("/")
+                if column:
+                    {"arrays": self.arrays, "rounds": self.rounds, "clients": self.clients}[table][column] = list(
+                        series[name]
+                    )
 
     # --- record -------------------------------------------------------------------------------------------------
 
@@ -407,7 +477,7 @@ class Simulation:
                     f"{self.cell.method_name}: a {name.partition('_')[0]} model in {len(self.arrays[name])} of "
                     f"{rounds} rounds; a method has one in every round, or none."
                 )
-        federation, targets = self.federation, self.targets.numpy()
+        federation, targets = self.federation, self.targets.cpu().numpy()
         n_clients, tests = len(federation.tests), np.concatenate(federation.tests)
         schedule = np.zeros((self.done, n_clients), dtype=bool)
         if not self.plan.pool:
@@ -430,14 +500,15 @@ class Simulation:
         return write(
             folder,
             self._info(arrays),
-            _table(self.round_rows, ROUND_COLUMNS),
-            _table(self.client_rows, CLIENT_COLUMNS),
+            _table(self.rounds, ROUND_COLUMNS),
+            _table(self.clients, CLIENT_COLUMNS),
             arrays,
             self._weights_file() if keep_weights else None,
         )
 
     def _info(self, arrays: Mapping[str, npt.NDArray[Any]]) -> RunInfo:
-        cell, rows = self.cell, self.round_rows
+        cell = self.cell
+        total = {name: np.concatenate(values).sum() for name, values in self.rounds.items()}
         orders = (
             self.streams.rng("order", client=k, round=t).permutation(len(self.federation.train[k]))
             for t, ids in enumerate(self.federation.schedule)
@@ -463,7 +534,7 @@ class Simulation:
             primary=cell.task.primary,
             seed_ids=SeedIds(
                 partition=self.federation.partition_id(),
-                init=fingerprint(self.initial[name].numpy() for name in sorted(self.initial)),
+                init=fingerprint(self.initial[name].cpu().numpy() for name in sorted(self.initial)),
                 schedule=self.federation.schedule_id(),
                 order=fingerprint(orders),
             ),
@@ -474,16 +545,13 @@ class Simulation:
                 flops=self.model.flops(),
             ),
             models=tuple(model for model, array in names.items() if array in arrays),
-            bytes_up=sum(row["bytes_up"] for row in rows),
-            bytes_down=sum(row["bytes_down"] for row in rows),
-            train_samples=sum(row["train_samples"] for row in rows),
-            forward_samples=sum(row["forward_samples"] for row in rows),
-            environment=environment(),
+            bytes_up=int(total["bytes_up"]),
+            bytes_down=int(total["bytes_down"]),
+            train_samples=int(total["train_samples"]),
+            forward_samples=int(total["forward_samples"]),
+            environment=environment(str(self.device)).model_copy(update={"training": self.trainer.describe()}),
             started=self.started,
-            seconds={
-                "train": sum(row["seconds_train"] for row in rows),
-                "evaluate": sum(row["seconds_evaluate"] for row in rows),
-            },
+            seconds={"train": float(total["seconds_train"]), "evaluate": float(total["seconds_evaluate"])},
         )
 
     def _weights_file(self) -> bytes:
@@ -493,7 +561,7 @@ class Simulation:
         return bytes(
             save(
                 {
-                    f"{who}/{name}": tensor.contiguous().clone()
+                    f"{who}/{name}": tensor.cpu().contiguous().clone()
                     for who, model in models.items()
                     if isinstance(model, Mapping)
                     for name, tensor in model.items()
@@ -514,18 +582,18 @@ CLIENT_COLUMNS = {
 }  # fmt: skip
 
 
-def _table(rows: Sequence[Row], columns: Mapping[str, str]) -> dict[str, Any]:
-    return {name: pa.array([row.get(name) for row in rows], type=kind) for name, kind in columns.items()}
+def _table(columns: Columns, kinds: Mapping[str, str]) -> dict[str, Any]:
+    """Return columns of an Arrow table; what is not a number is null there."""
+    table = {}
+    for name, kind in kinds.items():
+        values = np.concatenate(columns[name])
+        lacking = np.isnan(values)
+        table[name] = pa.array(np.where(lacking, 0, values).astype(kind), type=kind, mask=lacking)
+    return table
 
 
-def normalised(inputs: npt.NDArray[Any]) -> Tensor:
-    """Return inputs as float32: images of bytes as (x / 255 - 0.5) / 0.5, features as they are.
-
-    Source: the transform of the FedKPer training code, the same for training and testing, without augmentation.
-    """
-    if inputs.dtype == np.uint8:
-        return torch.from_numpy(inputs).to(torch.float32).div_(255).sub_(0.5).div_(0.5)
-    return torch.from_numpy(inputs).to(torch.float32)
+def _number(value: float | None) -> float:
+    return math.nan if value is None else float(value)
 
 
 def _mean(values: Sequence[float]) -> float | None:

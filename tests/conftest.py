@@ -79,3 +79,17 @@ def make_cell():
         return Cell(task, name, kind.configure(name, hyperparameters), track, seed)
 
     return make
+
+
+@pytest.fixture(scope="session")
+def start(tmp_path_factory):
+    """Return a function that starts the simulation of a cell, without a single round done."""
+    from fedbench.checkpoint import Checkpoint
+    from fedbench.resident import load_data
+    from fedbench.simulation import Simulation
+
+    def started(cell, **options):
+        folder = tmp_path_factory.mktemp("simulation") / "seed.partial"
+        return Simulation(cell, load_data(cell.task.data), Checkpoint(folder), **options)
+
+    return started

@@ -28,7 +28,7 @@ def make_client():
             id=client_id,
             round=round,
             rounds=settings.rounds,
-            inputs=torch.from_numpy(rng.normal(size=(n, FEATURES)).astype(np.float32)),
+            read_inputs=lambda inputs=rng.normal(size=(n, FEATURES)): torch.from_numpy(inputs.astype(np.float32)),
             targets=torch.from_numpy(rng.integers(CLASSES, size=n)),
             n_classes=CLASSES,
             received=Download(initial if received is None else received),
@@ -146,7 +146,7 @@ def test_zero_epochs_change_nothing(make_client):
 
 def test_edited_gradients_are_what_the_optimiser_sees(make_client):
     client = make_client(local_epochs=1, batch_size=N)
-    fit = client.fit(client.params, LOSS, edit_gradients=lambda name, gradient, parameter: torch.ones_like(parameter))
+    fit = client.fit(client.params, LOSS, edit_gradients=lambda client, name, gradient, w: torch.ones_like(w))
     for name, tensor in client.params.items():
         torch.testing.assert_close(fit.params[name], tensor - 0.1, rtol=0, atol=1e-7)
 
@@ -217,7 +217,7 @@ def test_class_counts_cover_absent_classes(make_client):
 def test_projection_is_applied_after_each_step(make_client):
     client, steps = make_client(lr=10.0), []
 
-    def project(params):
+    def project(client, params):
         steps.append(1)
         return {name: tensor.clamp(-0.125, 0.125) for name, tensor in params.items()}
 

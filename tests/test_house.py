@@ -23,8 +23,8 @@ FOLDERS = {
 # An import points to a lower floor, or stays within its own. A new module of `fedbench` is entered here.
 FLOORS = {
     0: "cell errors method outcome registry schema seeds task",
-    1: "datasets federation metrics partition records statistics taskfile",
-    2: "checkpoint client environment evaluation executors kinds models server simulation traffic",
+    1: "datasets federation metrics partition records resident statistics taskfile",
+    2: "checkpoint client environment evaluation executors kinds models server simulation traffic training",
     4: "cli verbs",
 }
 FLOOR = {f"fedbench.{name}": floor for floor, names in FLOORS.items() for name in names.split()}

@@ -10,7 +10,6 @@ import torch.nn.functional as F
 from fedbench.methods.fedkper import label_entropy
 
 from fedbench import Batch, Dirichlet, Upload, registry
-from fedbench.simulation import Simulation, load_data
 
 BUILT_IN = ["centralised", "fedavg", "fedkper", "fedprox", "local", "majority"]
 LIMITS = [(name, limit) for name in BUILT_IN for limit in registry.methods.get(name).limits]
@@ -18,12 +17,12 @@ CNN_SMALL = (8 * 75 + 8) + (16 * 200 + 16) + (784 * 64 + 64) + (64 * 8 + 8)
 
 
 @pytest.fixture(scope="module")
-def simulate(make_cell):
+def simulate(make_cell, start):
     """Return a function that runs a cell's rounds and returns its simulation."""
 
     def simulated(task, method="fedavg", **given):
         cell = make_cell(task, method, **given)
-        simulation = Simulation(cell, load_data(task.data, None))
+        simulation = start(cell)
         for _ in range(task.protocol.rounds):
             simulation.round()
         return simulation
@@ -56,7 +55,7 @@ def test_declared_limits_hold_bit_for_bit(simulate, request, task, name, limit):
     assert limit.exact
     a, b = simulate(task, name, **limit.at), simulate(task, limit.equals)
     assert same(models(a), models(b))
-    assert [row["train_loss"] for row in a.round_rows] == [row["train_loss"] for row in b.round_rows]
+    assert a.rounds["train_loss"] == b.rounds["train_loss"]
     for array, values in b.arrays.items():
         assert np.array_equal(np.stack(values), np.stack(a.arrays[array])), array
 

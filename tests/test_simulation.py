@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from fedbench import Download, Method, MethodError, Record, RecordError, Upload
 from fedbench.metrics import evaluate
 from fedbench.schema import Manifest, RunInfo
-from fedbench.simulation import Simulation, load_data, run_cell
+from fedbench.simulation import run_cell
 
 
 @pytest.fixture(scope="module")
@@ -120,7 +120,7 @@ def test_methods_share_the_tasks_draws(make_cell, heart, tmp_path):
     assert len(ids) == 1
 
 
-def test_a_record_holds_what_happened(make_cell, blood, tmp_path):
+def test_a_record_holds_what_happened(start, make_cell, blood, tmp_path):
     record = run_cell(make_cell(blood), tmp_path, keep_weights=True)
     data = blood.data.load()
     outcome, info, arrays = record.outcome, record.info, record.arrays
@@ -141,7 +141,7 @@ def test_a_record_holds_what_happened(make_cell, blood, tmp_path):
 
     weights = load_file(record.folder / "weights.safetensors")
     params = {name.removeprefix("global/"): t for name, t in weights.items() if name.startswith("global/")}
-    simulation = Simulation(make_cell(blood), data)
+    simulation = start(make_cell(blood))
     predictions = simulation.evaluator.everywhere(params).predictions
     assert (predictions == arrays["global_test_predictions"][-1]).all()
     assert {name.split("/")[0] for name in weights} == {"global", *(f"client-{k}" for k in range(8))}
@@ -300,8 +300,8 @@ class Vandal(Method):
         return upload
 
 
-def test_a_client_cannot_change_what_the_next_one_is_sent(make_cell, heart, tmp_path):
-    vandal, honest = (Simulation(make_cell(heart, kind), load_data(heart.data, None)) for kind in (Vandal, Method))
+def test_a_client_cannot_change_what_the_next_one_is_sent(start, make_cell, heart, tmp_path):
+    vandal, honest = (start(make_cell(heart, kind)) for kind in (Vandal, Method))
     for simulation in (vandal, honest):
         simulation.round()
     assert all(torch.equal(vandal.server.params[name], tensor) for name, tensor in honest.server.params.items())
@@ -318,8 +318,8 @@ class Counting(Method):
         return super().client_update(client)
 
 
-def test_state_is_kept_for_each_client_alone(make_cell, blood):
-    simulation = Simulation(make_cell(blood, Counting), load_data(blood.data, None))
+def test_state_is_kept_for_each_client_alone(start, make_cell, blood):
+    simulation = start(make_cell(blood, Counting))
     for _ in range(2):
         simulation.round()
     visits = {k: int(state["visits"]) for k, state in simulation.states.items()}
@@ -337,16 +337,16 @@ class Chatty(Method):
         return client.upload(client.fit(client.params, self.loss).params, extra=torch.zeros(5, dtype=torch.float64))
 
 
-def test_traffic_is_counted_from_real_payloads(make_cell, heart):
-    simulation = Simulation(make_cell(heart, Chatty), load_data(heart.data, None))
+def test_traffic_is_counted_from_real_payloads(start, make_cell, heart):
+    simulation = start(make_cell(heart, Chatty))
     simulation.round()
     model = 4 * sum(tensor.numel() for tensor in simulation.initial.values())
-    assert simulation.round_rows[0]["bytes_down"] == 4 * (model + 8 + 12)
-    assert simulation.round_rows[0]["bytes_up"] == 4 * (model + 40 + 8)
+    assert simulation.rounds["bytes_down"][0] == 4 * (model + 8 + 12)
+    assert simulation.rounds["bytes_up"][0] == 4 * (model + 40 + 8)
 
 
-def both(make_cell, task, *methods):
-    simulations = [Simulation(make_cell(task, method), load_data(task.data, None)) for method in methods]
+def both(start, make_cell, task, *methods):
+    simulations = [start(make_cell(task, method)) for method in methods]
     for simulation in simulations:
         for _ in range(task.protocol.rounds):
             simulation.round()
@@ -364,8 +364,8 @@ class EvaluatesItsStart(Method):
         return dict(server.initial)
 
 
-def test_personal_models_are_what_clients_hold_whatever_the_global_one_is(make_cell, heart):
-    odd, plain = both(make_cell, heart, EvaluatesItsStart, Method)
+def test_personal_models_are_what_clients_hold_whatever_the_global_one_is(start, make_cell, heart):
+    odd, plain = both(start, make_cell, heart, EvaluatesItsStart, Method)
     assert (arrays(odd, "personal_client_correct") == arrays(plain, "personal_client_correct")).all()
     assert (arrays(odd, "global_client_correct") != arrays(plain, "global_client_correct")).any()
 
@@ -378,8 +378,8 @@ class SpoilsUploads(Method):
                 tensor.zero_()
 
 
-def test_the_server_cannot_change_what_a_client_holds(make_cell, heart):
-    odd, plain = both(make_cell, heart, SpoilsUploads, Method)
+def test_the_server_cannot_change_what_a_client_holds(start, make_cell, heart):
+    odd, plain = both(start, make_cell, heart, SpoilsUploads, Method)
     assert (arrays(odd, "local_client_correct") == arrays(plain, "local_client_correct")).all()
 
 
@@ -397,8 +397,8 @@ class SpoilsItsState(Method):
         return client.params
 
 
-def test_evaluation_cannot_change_training(make_cell, shrink):
-    runs = [both(make_cell, shrink("heart", rounds=3, personal_every=every), SpoilsItsState)[0] for every in (0, 1)]
+def test_evaluation_cannot_change_training(start, make_cell, shrink):
+    runs = [both(start, make_cell, shrink("heart", rounds=3, personal_every=every), SpoilsItsState)[0] for every in (0, 1)]
     a, b = (simulation.server.params for simulation in runs)
     assert all(torch.equal(a[name], b[name]) for name in a)
 
@@ -408,11 +408,11 @@ class FineTunes(Method):
         return client.fit(client.params, self.loss, stream="adapt").params
 
 
-def test_stored_personal_models_are_those_that_were_evaluated(make_cell, heart, tmp_path):
+def test_stored_personal_models_are_those_that_were_evaluated(start, make_cell, heart, tmp_path):
     cell = make_cell(heart, FineTunes)
     record = run_cell(cell, tmp_path, keep_weights=True)
     weights = load_file(record.folder / "weights.safetensors")
-    simulation, outcome = Simulation(cell, load_data(heart.data, None)), record.outcome
+    simulation, outcome = start(cell), record.outcome
     for k in range(4):
         model = {n.removeprefix(f"client-{k}/"): t for n, t in weights.items() if n.startswith(f"client-{k}/")}
         stored = outcome.personal[-1][outcome.offsets[k] : outcome.offsets[k + 1]]
@@ -426,8 +426,8 @@ class DrawsAtStart(Method):
         client.state["draw"] = float(client.rng("start", every_round=False).normal())
 
 
-def test_a_draw_at_the_first_visit_does_not_depend_on_when_that_is(make_cell, blood):
-    simulation = Simulation(make_cell(blood, DrawsAtStart), load_data(blood.data, None))
+def test_a_draw_at_the_first_visit_does_not_depend_on_when_that_is(start, make_cell, blood):
+    simulation = start(make_cell(blood, DrawsAtStart))
     draws = []
     for t in range(2):
         simulation.server.round = t
