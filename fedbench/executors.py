@@ -1,21 +1,27 @@
-"""Worker processes: one thread and one cell each, as many as cores. A cell that fails costs only itself.
+"""Executors: what runs cells, in this process or in worker processes. A cell that fails costs only itself.
 
-Workers are spawned, not forked, so they are safe under any parent. The parent learns of progress through pipes; a
-worker that dies leaves a failed cell behind and is replaced.
+A worker process computes on one thread and runs one group of cells at a time: a single cell on a CPU, the seeds of one
+task and method on a GPU, where they are trained together. Workers are spawned, not forked, so they are safe under any
+parent. The parent prepares each data set once, as files that all workers map, and learns of progress through pipes; a
+worker that dies leaves failed cells behind and is replaced. `fedbench.cluster` runs the same cells on many machines.
 """
 
 from __future__ import annotations
 
+import math
 import multiprocessing
 import os
+import shutil
 import signal
 import sys
+import tempfile
 import threading
 import time
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from itertools import groupby
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
@@ -23,9 +29,16 @@ from typing import Any
 from fedbench.cell import Cell
 from fedbench.errors import FedBenchError
 from fedbench.records import write_failure
+from fedbench.resident import load_data, mapped, store
 from fedbench.schema import Failure
+from fedbench.task import Data, Dataset
 
 _spawn = multiprocessing.get_context("spawn")
+
+Group = tuple[Cell, ...]
+"""Cells that one worker runs together; they differ by seed alone."""
+
+Tell = Callable[[Cell, dict[str, Any]], None]
 
 
 @dataclass(frozen=True)
@@ -36,6 +49,8 @@ class Options:
     data_dir: Path | None = None
     keep_weights: bool = False
     checkpoint_seconds: float = 20.0
+    device: str = "cpu"
+    stop_at: float = math.inf
 
 
 @dataclass(frozen=True)
@@ -46,8 +61,8 @@ class Event:
     ----------
     cell : Cell
         Which cell.
-    state : {"running", "done", "failed"}
-        Where it is now.
+    state : {"running", "done", "failed", "stopped"}
+        Where it is now; ``stopped``: the time was up, it goes on from its checkpoint another time.
     round, rounds : int
         Rounds done, and all.
     reason : str
@@ -63,9 +78,98 @@ class Event:
     reason: str = ""
     digest: str = ""
 
+    @property
+    def is_last(self) -> bool:
+        """Whether nothing more will happen to the cell in this run."""
+        return self.state != "running"
+
+
+def grouped(cells: Sequence[Cell], device: str) -> list[Group]:
+    """Return the cells as groups, in the order in which they are started."""
+    if device == "cpu":
+        return [(cell,) for cell in cells]
+    alike = groupby(cells, key=lambda cell: (cell.task, cell.method_name, cell.hash, cell.track))
+    return [tuple(group) for _, group in alike]
+
+
+def run_group(
+    group: Group,
+    dataset: Dataset,
+    options: Options,
+    tell: Tell,
+    saved: Callable[[Path], None] = lambda folder: None,
+) -> None:
+    """Run the cells of a group in this process; never raises because of a cell.
+
+    Parameters
+    ----------
+    group : tuple of Cell
+        What to run.
+    dataset : Dataset
+        The samples of their task.
+    options : Options
+        Common to all cells.
+    tell : callable
+        Told of each cell what happens to it: the fields of an `Event`.
+    saved : callable
+        Called with a checkpoint's folder after each save.
+    """
+    from fedbench.simulation import run_cell
+    from fedbench.training import OneByOne, Trainer
+
+    trainer: Trainer = OneByOne()
+    if options.device != "cpu":
+        from fedbench.together import Together, deterministic
+
+        deterministic(options.device)
+        trainer = Together(device=options.device)
+
+    def attempt(cell: Cell) -> None:
+        last = 0.0
+
+        def watch(done: int, rounds: int) -> None:
+            nonlocal last
+            if time.monotonic() - last > 0.2:  # a fast cell must not flood the pipe
+                last = time.monotonic()
+                tell(cell, {"state": "running", "round": done, "rounds": rounds})
+
+        try:
+            record = run_cell(
+                cell,
+                options.results,
+                dataset=dataset,
+                device=options.device,
+                trainer=trainer,
+                keep_weights=options.keep_weights,
+                checkpoint_seconds=options.checkpoint_seconds,
+                stop_at=options.stop_at,
+                watch=watch,
+                saved=saved,
+            )
+        except Exception as error:
+            tell(cell, failed(cell, options.results, error))
+        else:
+            tell(cell, {"state": "done", "digest": record.digest} if record else {"state": "stopped"})
+
+    trainer.each([lambda cell=cell: attempt(cell) for cell in group])  # type: ignore[misc]
+
+
+def run_serially(cells: Sequence[Cell], options: Options) -> Iterator[Event]:
+    """Run cells one group after the other in this process, for debuggers and profilers."""
+    for group in grouped(cells, options.device):
+        events: list[Event] = []
+        yield from (Event(cell, "running", rounds=cell.task.protocol.rounds) for cell in group)
+        try:
+            dataset = load_data(group[0].task.data, options.data_dir)
+        except FedBenchError as error:
+            yield from (Event(cell, **failed(cell, options.results, error)) for cell in group)
+            continue
+        run_group(group, dataset, options, lambda cell, values, seen=events: seen.append(Event(cell, **values)))  # type: ignore[misc]
+        yield from (event for event in events if event.is_last)
+
 
 def run_cells(cells: Sequence[Cell], options: Options, jobs: int) -> Iterator[Event]:
-    """Run cells side by side and yield what happens, as it happens.
+    """Run cells side by side in worker processes and yield what happens, as it happens.
 
     The number of workers changes no bit of any record.
 
@@ -78,27 +182,58 @@ def run_cells(cells: Sequence[Cell], options: Options, jobs: int) -> Iterator[Ev
     jobs : int, >= 1
         Worker processes.
     """
-    waiting = list(reversed(cells))
-    workers = [_Worker(options) for _ in range(min(jobs, len(cells)))]
+    waiting = list(reversed(grouped(cells, options.device)))
+    workers = [_Worker(options) for _ in range(min(jobs, len(waiting)))]
+    resident = _Resident(options.data_dir)
     try:
-        for worker in workers:
-            worker.start(waiting.pop())
-        while busy := [worker for worker in workers if worker.cell is not None]:
+        while True:
+            for worker in workers:
+                while worker.is_free and waiting:
+                    yield from worker.start(waiting.pop(), resident)
+            busy = [worker for worker in workers if not worker.is_free]
+            if not busy:
+                return
+            resident.keep(group[0].task.data for group in (*waiting[-1:], *(worker.group for worker in busy)))
             ready = wait([worker.pipe for worker in busy])
             for worker in busy:
-                if worker.pipe not in ready:
-                    continue
-                event = worker.receive()
-                yield event
-                if event.state != "running":
-                    worker.cell = None
-                    if waiting:
-                        worker.start(waiting.pop())
+                if worker.pipe in ready:
+                    yield from worker.receive()
     finally:
         before = _ignore_interrupts()
         for worker in workers:
             worker.stop()
+        resident.keep(())
         _handle_interrupts(before)
+
+
+class _Resident:
+    """Data sets as files that workers map, each made when it is first needed."""
+
+    def __init__(self, data_dir: Path | None) -> None:
+        self.data_dir = data_dir
+        self.folders: dict[Data, Path] = {}
+
+    def folder(self, data: Data) -> Path:
+        """Return where a data set stands.
+
+        Raises
+        ------
+        DataError
+            A file is missing, damaged or not what is declared.
+        """
+        if data not in self.folders:
+            dataset = load_data(data, self.data_dir)
+            folder = Path(tempfile.mkdtemp(prefix="fedbench-data-"))
+            self.folders[data] = folder
+            store(dataset, folder / "arrays")
+            load_data.cache_clear()  # the workers have it; this process needs it no more
+        return self.folders[data] / "arrays"
+
+    def keep(self, data: Iterable[Data]) -> None:
+        """Delete what is not among the data sets still needed; what workers map stays theirs until they let go."""
+        needed = set(data)
+        for other in [key for key in self.folders if key not in needed]:
+            shutil.rmtree(self.folders.pop(other), ignore_errors=True)
 
 
 def _ignore_interrupts() -> Any:
@@ -118,7 +253,8 @@ class _Worker:
 
     def __init__(self, options: Options) -> None:
         self.options = options
-        self.cell: Cell | None = None
+        self.group: Group = ()
+        self.left: set[Cell] = set()
         self._launch()
 
     def _launch(self) -> None:
@@ -127,26 +263,42 @@ class _Worker:
         self.process.start()
         far.close()  # so that the pipe reads as closed when the worker dies
 
-    def start(self, cell: Cell) -> None:
-        self.cell = cell
+    @property
+    def is_free(self) -> bool:
+        return not self.left
+
+    def start(self, group: Group, resident: _Resident) -> Iterator[Event]:
+        """Give the worker a group; yield the failures where its data cannot be had."""
+        try:
+            folder = resident.folder(group[0].task.data)
+        except Exception as error:
+            yield from (Event(cell, **failed(cell, self.options.results, error)) for cell in group)
+            return
+        self.group, self.left = group, set(group)
         if not self.process.is_alive():
             self._launch()
-        self.pipe.send(cell)
+        self.pipe.send((group, folder))
 
-    def receive(self) -> Event:
-        assert self.cell is not None
+    def receive(self) -> Iterator[Event]:
         try:
-            values: dict[str, Any] = self.pipe.recv()
+            index, values = self.pipe.recv()
+            cells = (self.group[index],)
         except (EOFError, ConnectionError):
             self.process.join(5)
             values = {"state": "failed", "reason": _death(self.process.exitcode)}
-            _note(self.cell, self.options.results, values["reason"], "")
+            cells = tuple(cell for cell in self.group if cell in self.left)
+            for cell in cells:
+                _note(cell, self.options.results, values["reason"], "")
             self._launch()
-        return Event(self.cell, **values)
+        for cell in cells:
+            event = Event(cell, **values)
+            if event.is_last:
+                self.left.discard(cell)
+            yield event
 
     def stop(self) -> None:
         self.pipe.close()
-        if self.cell is not None:
+        if self.left:
             self.process.terminate()
         self.process.join(10)
         if self.process.is_alive():
@@ -166,42 +318,29 @@ def _work(pipe: Connection, options: Options) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that half-written files are cleaned up
     os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported: a cell computes on one thread, start no more
-    from fedbench.simulation import run_cell
-
+    last: tuple[Path, Dataset] | None = None
     while True:
         try:
-            cell: Cell = pipe.recv()
+            group, folder = pipe.recv()
         except EOFError:
             return
-        last = 0.0
-
-        def watch(done: int, rounds: int) -> None:
-            nonlocal last
-            if time.monotonic() - last > 0.2:  # a fast cell must not flood the pipe
-                last = time.monotonic()
-                _tell(pipe, state="running", round=done, rounds=rounds)
-
-        try:
-            record = run_cell(
-                cell,
-                options.results,
-                data_dir=options.data_dir,
-                keep_weights=options.keep_weights,
-                checkpoint_seconds=options.checkpoint_seconds,
-                watch=watch,
-            )
-            _tell(pipe, state="done", digest=record.digest)
-        except Exception as error:
-            reason = _reason(error, options.results)
-            _note(cell, options.results, reason, traceback.format_exc())
-            _tell(pipe, state="failed", reason=reason)
+        if last is None or last[0] != folder:
+            last = folder, mapped(folder)
+        run_group(group, last[1], options, lambda cell, values, group=group: _tell(pipe, group.index(cell), values))
 
 
-def _tell(pipe: Connection, **event: Any) -> None:
+def _tell(pipe: Connection, index: int, values: dict[str, Any]) -> None:
     try:
-        pipe.send(event)
+        pipe.send((index, values))
     except OSError:  # the parent is gone: stop here, the cell goes on from its checkpoint another time
         sys.exit(1)
+
+
+def failed(cell: Cell, results: Path, error: Exception) -> dict[str, Any]:
+    """Leave a note of a failure in place of the record, and return what to tell of it."""
+    reason = _reason(error, results)
+    _note(cell, results, reason, "".join(traceback.format_exception(error)))
+    return {"state": "failed", "reason": reason}
 
 
 def _reason(error: Exception, results: Path) -> str:

@@ -13,7 +13,7 @@ from typing import Any
 from fedbench import records, registry
 from fedbench.cell import Cell, Suite, load_suite, suite_names
 from fedbench.errors import DataError, DataMissingError, FedBenchError, PluginError, SpecError, unknown
-from fedbench.executors import Event, Options, run_cells
+from fedbench.executors import Event, Options, run_cells, run_serially
 from fedbench.metrics import METRICS
 from fedbench.schema import SCHEMA_VERSION, Plan, PlannedCell
 from fedbench.task import Data, Task, Track

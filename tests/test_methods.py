@@ -34,6 +34,10 @@ def models(simulation):
     return simulation.server.params
 
 
+def column(simulation, name):
+    return np.concatenate(simulation.rounds[name]).tolist()
+
+
 def same(a, b):
     return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
 
@@ -79,10 +83,10 @@ def test_one_client_is_centralised_training_bit_for_bit(simulate, shrink):
 
 def test_centralised_training_makes_the_federations_passes(simulate, blood):
     federated, pooled = simulate(blood), simulate(blood, "centralised")
-    assert [row["train_samples"] for row in pooled.round_rows] == [r["train_samples"] for r in federated.round_rows]
+    assert pooled.rounds["train_samples"] == federated.rounds["train_samples"]
     assert "local_client_correct" not in pooled.arrays
     assert "personal_client_correct" not in pooled.arrays
-    assert {row["bytes_down"] + row["bytes_up"] for row in pooled.round_rows} == {0}
+    assert {*column(pooled, "bytes_down"), *column(pooled, "bytes_up")} == {0}
 
 
 def test_no_epochs_leave_the_global_model(simulate, shrink):
@@ -110,9 +114,9 @@ def test_fedavg_is_the_mean_of_local_models_by_training_samples(simulate, make_c
 
 def test_traffic_is_one_model_each_way_and_one_number(simulate, blood):
     for name, numbers in (("fedavg", 1), ("fedprox", 1), ("fedkper", 2)):
-        rows = simulate(blood, name).round_rows
-        assert [row["bytes_down"] for row in rows] == [4 * 4 * CNN_SMALL] * 2, name
-        assert [row["bytes_up"] for row in rows] == [4 * (4 * CNN_SMALL + 8 * numbers)] * 2, name
+        simulation = simulate(blood, name)
+        assert column(simulation, "bytes_down") == [4 * 4 * CNN_SMALL] * 2, name
+        assert column(simulation, "bytes_up") == [4 * (4 * CNN_SMALL + 8 * numbers)] * 2, name
 
 
 # --- FedProx --------------------------------------------------------------------------------------------------------
@@ -257,8 +261,8 @@ def test_fedkper_scores_what_its_card_says(simulate, shrink):
 
 def test_local_training_sends_no_model_and_has_no_global_one(simulate, blood):
     simulation = simulate(blood, "local")
-    assert {row["bytes_down"] for row in simulation.round_rows} == {0}
-    assert {row["bytes_up"] for row in simulation.round_rows} == {4 * 8}
+    assert set(column(simulation, "bytes_down")) == {0}
+    assert set(column(simulation, "bytes_up")) == {4 * 8}
     assert "global_test_predictions" not in simulation.arrays
     assert "personal_client_correct" in simulation.arrays
 
@@ -292,4 +296,4 @@ def test_majority_predicts_the_most_frequent_training_label(simulate, blood):
     columns = simulation._columns(k)
     expected = simulation.targets.numpy()[simulation.federation.tests[k]] == own
     assert (bits[columns].astype(bool) == expected).all()
-    assert [row["bytes_up"] for row in simulation.round_rows] == [8 * (8 + 8 * 8) + 4 * 8, 4 * 8]
+    assert column(simulation, "bytes_up") == [8 * (8 + 8 * 8) + 4 * 8, 4 * 8]
