@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from fedbench.cell import Cell
-from fedbench.errors import FedBenchError
+from fedbench.errors import DataError, FedBenchError
 from fedbench.records import write_failure
 from fedbench.resident import load_data, mapped, store
 from fedbench.schema import Failure
@@ -219,13 +219,19 @@ class _Resident:
         Raises
         ------
         DataError
-            A file is missing, damaged or not what is declared.
+            A file is missing, damaged or not what is declared, or there is no room to lay the data out.
         """
         if data not in self.folders:
             dataset = load_data(data, self.data_dir)
-            folder = Path(tempfile.mkdtemp(prefix="fedbench-data-"))
-            self.folders[data] = folder
-            store(dataset, folder / "arrays")
+            try:
+                folder = self.folders[data] = Path(tempfile.mkdtemp(prefix="fedbench-data-"))
+                store(dataset, folder / "arrays")
+            except OSError as error:
+                self.keep(self.folders.keys() - {data})
+                raise DataError(
+                    f"{tempfile.gettempdir()} has no room for the {dataset.inputs.nbytes >> 20} MiB of data that all "
+                    f"workers share ({error.strerror or error}); name another folder by setting TMPDIR."
+                ) from None
             load_data.cache_clear()  # the workers have it; this process needs it no more
         return self.folders[data] / "arrays"
 

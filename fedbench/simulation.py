@@ -123,7 +123,7 @@ def run_cell(
             with _forgetting(checkpoint):
                 simulation.round()
             watch(simulation.done, rounds)
-        if simulation.done < rounds and (not in_time or time.monotonic() - last_save >= checkpoint_seconds):
+        if 0 < simulation.done < rounds and (not in_time or time.monotonic() - last_save >= checkpoint_seconds):
             simulation.save()
             saved(checkpoint.folder)
             last_save = time.monotonic()

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedbench import MethodError
-from fedbench.checkpoint import INDEX, Checkpoint, pack, unpack
+from fedbench.checkpoint import CPU, INDEX, Checkpoint, States, pack, unpack
 
 # --- states -----------------------------------------------------------------------------------------------------
 
@@ -295,3 +295,65 @@ def test_killed_before_clearing_up_the_newer_checkpoint_loads(folder, monkeypatc
     assert resumed.load() == (2, {"server": b"s2"})
     resumed.save(3, {"server": b"s3"})
     assert names(folder) == [INDEX, "server@3"]
+
+
+# --- states of clients ------------------------------------------------------------------------------------------
+
+
+def model(value, size=1000):
+    return {"w": torch.full((size,), float(value)), "visits": value}
+
+
+def test_states_come_back_whether_they_fit_or_not(folder):
+    """Room for two states of 4 kB among ten: whatever the order, a state is the one that was put last."""
+    checkpoint = Checkpoint(folder)
+    states, expected = States(checkpoint, CPU, memory=10_000), {}
+    rng = np.random.default_rng(0)
+    for version in range(1, 60):
+        client = int(rng.integers(10))
+        states.put(client, model(version), version)
+        expected[client] = version
+        for known, value in expected.items():
+            assert_same(states[known], model(value))
+    assert sorted(states) == sorted(expected)
+    assert 11 not in states
+
+
+def test_a_state_put_aside_belongs_to_the_next_save_and_not_to_the_last(folder):
+    checkpoint = Checkpoint(folder)
+    states = States(checkpoint, CPU, memory=0)
+    states.put(0, model(1), 1)
+    checkpoint.save(1, states.changed())
+    states.put(0, model(2), 2)
+    states.put(1, model(2), 2)  # puts client 0 aside, to a file of its own
+    assert names(folder) == [INDEX, "client-0@1", "client-0@2"]
+
+    killed = Checkpoint(folder)
+    assert set(killed.load()[1]) == {"client-0"}
+    before = States(killed, CPU)
+    before.restore(killed)
+    assert_same(before[0], model(1))
+
+    checkpoint.save(2, states.changed())
+    resumed = Checkpoint(folder)
+    resumed.load()
+    after = States(resumed, CPU)
+    after.restore(resumed)
+    assert_same(after[0], model(2))
+    assert_same(after[1], model(2))
+    assert names(folder) == [INDEX, "client-0@2", "client-1@2"]
+
+
+def test_files_that_no_index_will_name_are_not_piled_up(folder):
+    checkpoint = Checkpoint(folder)
+    states = States(checkpoint, CPU, memory=0)
+    for version in range(1, 20):
+        states.put(0, model(version), version)
+        states.put(1, model(version), version)
+    assert names(folder) == ["client-0@19", "client-1@18"]  # one each; client 1's newest is still in memory
+
+
+@pytest.mark.parametrize("bad", [{"w": [1, 2]}, {"a/b": 1}])
+def test_what_cannot_be_stored_is_refused_when_it_is_put(folder, bad):
+    with pytest.raises(MethodError, match="state: "):
+        States(Checkpoint(folder), CPU).put(0, bad, 1)

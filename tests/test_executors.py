@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 
 from fedbench import Cell, Record, registry
-from fedbench.executors import Options, run_cells
+from fedbench.executors import Options, run_cells, run_serially
 from fedbench.records import state
 
 BROKEN = """
-    import os, signal
+    import os, resource, signal
     from fedbench import Method
 
     class Raises(Method):
@@ -25,6 +25,11 @@ BROKEN = """
     class Dies(Method):
         def client_update(self, client):
             os.kill(os.getpid(), signal.SIGKILL)
+
+    class FillsTheDisk(Method):  # no file may grow beyond 4 kB from here on
+        def init_server(self, server):
+            signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+            resource.setrlimit(resource.RLIMIT_FSIZE, (4096, resource.RLIM_INFINITY))
 """
 
 
@@ -78,26 +83,53 @@ def test_a_failure_gives_way_to_the_record_of_a_later_run(make_cell, shrink, tmp
     assert state(cell.folder(tmp_path / "results")) == ("done", "")
 
 
-def test_a_full_disk_is_named_and_leaves_no_half_record(tmp_path):
-    """No file may grow beyond 4 kB, as on a disk that is full."""
-    script = f"""
-        import resource, signal
-        from fedbench import verbs
-        if __name__ == "__main__":
-            signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-            resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
-            select = verbs.Selection("quick", ["heart"], ["fedavg"], [1])
-            from fedbench.executors import Options, run_cells
-            for event in run_cells(select.load()[1], Options(verbs.Path({str(tmp_path / "results")!r})), 1):
-                if event.state != "running":
-                    print(event.state, event.reason)
-    """
-    (tmp_path / "full.py").write_text(textwrap.dedent(script))
-    done = subprocess.run([sys.executable, tmp_path / "full.py"], capture_output=True, text=True, timeout=120)
-    assert done.stdout.startswith("failed File too large"), done.stdout + done.stderr
-    assert "run again, what is finished stays" in done.stdout
+def test_a_full_disk_is_named_and_leaves_no_half_record(make_cell, shrink, tmp_path, broken):
+    cell = make_cell(shrink("heart", rounds=3), broken.FillsTheDisk)
+    event = run_all([cell], tmp_path / "results", 1)[cell]
+    assert event.state == "failed"
+    assert event.reason.startswith("File too large")
+    assert "run again, what is finished stays" in event.reason
     left = sorted(path.name for path in (tmp_path / "results").rglob("*") if path.is_file())
     assert left == ["failure.json"]
+
+
+def test_no_room_for_the_data_is_named_and_leaves_nothing(make_cell, tmp_path, monkeypatch):
+    cell = make_cell(registry.tasks.get("heart"))
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "gone"))
+    event = run_all([cell], tmp_path / "results", 1)[cell]
+    assert event.state == "failed"
+    assert f"{tmp_path / 'gone'} has no room" in event.reason
+    assert "setting TMPDIR" in event.reason
+
+
+def test_data_is_laid_out_once_and_deleted_when_no_cell_needs_it(make_cell, shrink, tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    heart, blood = shrink("heart", rounds=1), shrink("blood-mini", rounds=1, local_epochs=1)
+    cells = [make_cell(heart), make_cell(heart, "local"), make_cell(blood)]
+    seen = []
+    for event in run_cells(cells, Options(tmp_path / "results"), 1):
+        if event.is_last:
+            assert event.state == "done"
+            seen.append(len(list(tmp_path.glob("fedbench-data-*"))))
+    assert seen == [1, 1, 1]
+    assert list(tmp_path.glob("fedbench-data-*")) == []
+
+
+def test_serial_is_the_same_bits(make_cell, shrink, tmp_path, broken):
+    heart = shrink("heart", rounds=2)
+    cells = [make_cell(heart), make_cell(heart, broken.Raises), make_cell(heart, "fedkper")]
+    parallel = run_all(cells, tmp_path / "processes", 2)
+    serial = {event.cell: event for event in run_serially(cells, Options(tmp_path / "serial")) if event.is_last}
+    assert {cell: (event.state, event.digest) for cell, event in serial.items()} == {
+        cell: (event.state, event.digest) for cell, event in parallel.items()
+    }
+    assert [serial[cell].state for cell in cells] == ["done", "failed", "done"]
+
+
+def test_when_the_time_is_up_no_round_is_begun(make_cell, shrink, tmp_path):
+    cell = make_cell(shrink("heart", rounds=3))
+    (event,) = [event for event in run_serially([cell], Options(tmp_path, stop_at=0)) if event.is_last]
+    assert (event.state, state(cell.folder(tmp_path))) == ("stopped", ("missing", ""))
 
 
 def test_a_run_that_is_killed_and_started_again_gives_the_same_record(tmp_path):

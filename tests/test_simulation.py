@@ -1,6 +1,9 @@
 """The simulation: same bits again, resume, isolation, broken methods, what a record holds."""
 
+import time
 from dataclasses import dataclass
+from functools import partial
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -8,6 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 from fedbench import Download, Method, MethodError, Record, RecordError, Upload
+from fedbench.checkpoint import States
 from fedbench.metrics import evaluate
 from fedbench.schema import Manifest, RunInfo
 from fedbench.simulation import run_cell
@@ -113,6 +117,45 @@ def test_images_resume_to_the_same_bits(make_cell, blood, tmp_path):
     with pytest.raises(Stop):
         run_cell(cell, tmp_path / "stopped", checkpoint_seconds=0, watch=stop_after(2))
     assert run_cell(cell, tmp_path / "stopped").digest == whole.digest
+
+
+def test_when_the_time_is_up_the_checkpoint_keeps_what_is_done(make_cell, heart, tmp_path, monkeypatch):
+    cell, started = make_cell(heart, "fedkper"), []
+    whole = run_cell(cell, tmp_path / "whole")
+    clock = SimpleNamespace(time=iter([1.0, 2.0, 3.0]).__next__, monotonic=time.monotonic, perf_counter=lambda: 0.0)
+    with monkeypatch.context() as patch:
+        patch.setattr("fedbench.simulation.time", clock)
+        assert run_cell(cell, tmp_path / "stopped", stop_at=3.0) is None
+    resumed = run_cell(cell, tmp_path / "stopped", watch=lambda done, total: started.append(done))
+    assert started[0] == 2
+    assert resumed.digest == whole.digest
+
+
+def test_states_that_do_not_fit_into_memory_give_the_same_bits(make_cell, heart, tmp_path, monkeypatch):
+    """With no room at all every state is a file as soon as the next one comes; then also with a stop between."""
+    cell = make_cell(heart, "local")
+    whole = run_cell(cell, tmp_path / "whole")
+    monkeypatch.setattr("fedbench.simulation.States", partial(States, memory=0))
+    assert run_cell(cell, tmp_path / "small").digest == whole.digest
+    with pytest.raises(Stop):
+        run_cell(cell, tmp_path / "stopped", checkpoint_seconds=0, watch=stop_after(2))
+    assert run_cell(cell, tmp_path / "stopped").digest == whole.digest
+    assert not cell.folder(tmp_path / "stopped").with_name("seed-1.partial").exists()
+
+
+def test_an_unchanged_personal_model_is_not_evaluated_again(make_cell, shrink, start):
+    """Local training on two of eight clients a round: the others' models were evaluated the round before."""
+    simulation = start(make_cell(shrink("blood-mini", rounds=2, local_epochs=1, participation=0.25), "local"))
+    seen = [[], []]
+    apply = simulation.evaluator._apply
+    for t in range(2):
+        simulation.evaluator._apply = lambda predictor, x, t=t: seen[t].append(len(x)) or apply(predictor, x)
+        simulation.protocol = simulation.protocol.but(personal_every=1)
+        simulation.round()
+    tests = [len(ids) for ids in simulation.federation.tests]
+    sampled = [sum(tests[k] for k in ids) for ids in simulation.federation.schedule]
+    assert sum(seen[0]) == sampled[0] + sum(tests)  # local models of the sampled, personal models of all
+    assert sum(seen[1]) == 2 * sampled[1]
 
 
 def test_methods_share_the_tasks_draws(make_cell, heart, tmp_path):
