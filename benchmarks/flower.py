@@ -1,9 +1,9 @@
 """FedAvg on Flower's simulation engine with two ray workers of one core each.
 
-What a user of Flower writes: a ClientApp on tensors that are loaded once a worker, the strategy FedAvg, evaluation of the
-global model on the server for the global test and validation sets, and on every client for its local test set. The only
-departure is that the strategy samples the clients of the common schedule. The local models are evaluated where they are,
-at the end of the client's training, so those few samples count as training time here.
+What a user of Flower writes: a ClientApp on tensors that are loaded once a worker, the strategy FedAvg, evaluation of
+the global model on the server for the global test and validation sets, and on every client for its local test set. One
+thing differs: the strategy samples the clients of the common schedule. Local models are evaluated where they are, at
+the end of the client's training, so those few samples count as training time here.
 
 It runs in an environment of its own (requirements-flower.txt), through `flwr.simulation.run_simulation`: deprecated in
 favour of the command line in Flower 1.41, but the same engine, and without a server beside it.

@@ -1,14 +1,14 @@
 """How much of a round of FedBench is not arithmetic.
 
-In one process and on one thread, each round of a FedAvg cell is followed by the same round as bare PyTorch: for the same
-clients as many steps on batches of the same sizes (gather, forward, loss, backward, fused SGD) in the same memory
+In one process and on one thread, each round of a FedAvg cell is followed by the same round as bare PyTorch: for the
+same clients as many steps on batches of the same sizes (gather, forward, loss, backward, fused SGD) in the same memory
 layout, the weighted mean, and forward passes over the same held-out samples in the same pieces. No record, check,
 checkpoint, copy for safety, count or method is in it, and no profiler in either, which would inflate small calls. What
 FedBench takes longer is its overhead: the rest of a round is work that any loop around the same calls has to do.
 
-A round of FedBench is timed from the outside, between two calls of ``watch``, so that checkpoints are in it; writing the
-record, once a cell, is not. The bare round knows nothing of FedBench's kernels: were FedBench to use better ones, the
-overhead would come out negative.
+A round of FedBench is timed from the outside, between two calls of ``watch``, so that checkpoints are in it; writing
+the record, once a cell, is not. The bare round knows nothing of FedBench's kernels: were FedBench to use better ones,
+the overhead would come out negative.
 """
 
 from __future__ import annotations
@@ -40,9 +40,7 @@ class BareLoop:
         self.params = model.initial(Streams(1))
         inputs = torch.from_numpy(the.dataset.inputs).to(torch.float32).div_(127.5).sub_(1)
         self.inputs, self.targets = inputs, torch.from_numpy(the.dataset.targets)
-        self.held_out = self.samples(
-            np.concatenate([self.split.global_test, self.split.validation, *self.split.tests])
-        )
+        self.held_out = self.samples(np.concatenate([self.split.global_test, self.split.validation, *self.split.tests]))
 
     def samples(self, ids: np.ndarray) -> tuple[Tensor, Tensor]:
         """Return inputs and targets of some samples."""

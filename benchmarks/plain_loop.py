@@ -1,7 +1,7 @@
 """FedAvg as a researcher writes it: the loop that FedBench is compared with.
 
-Images pass PIL and two transforms one by one, a DataLoader makes the batches, each client gets a deep copy of the global
-model, state dicts are averaged, and every test set is evaluated through a DataLoader of its own. `to_tensor` and
+Images pass PIL and two transforms one by one, a DataLoader makes the batches, each client gets a deep copy of the
+global model, state dicts are averaged, and every test set is evaluated through a DataLoader of its own. `to_tensor` and
 `normalise` are those of torchvision, written out.
 """
 

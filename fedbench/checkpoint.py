@@ -131,7 +131,7 @@ class Checkpoint:
             The number of rounds done when `save` is called; more than at the last save.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
-        file = _File(f"{part}@{version}", hashlib.sha256(data).hexdigest())
+        file = _File(f"{part}@{version}", hashlib.blake2b(data).hexdigest())
         (self.folder / file.name).write_bytes(data)
         before = self._files.get(part)
         if before is not None and before.name != file.name and before != self._saved.get(part):
@@ -158,7 +158,7 @@ class Checkpoint:
             if file != self._saved.get(part):
                 with (self.folder / file.name).open("rb") as written:
                     os.fsync(written.fileno())
-        files = {part: f"{file.name} {file.sha256}" for part, file in self._files.items()}
+        files = {part: f"{file.name} {file.hash}" for part, file in self._files.items()}
         index = {"version": VERSION, "made_by": self.made_by, "round": round, "files": files}
         write_atomic(self.folder / INDEX, json.dumps(index, indent=1))
         self._saved = dict(self._files)
@@ -207,14 +207,14 @@ class Checkpoint:
         if Path(file.name).name != file.name:
             raise ValueError(f"{file.name} is not in its folder")
         with (self.folder / file.name).open("rb") as data:
-            if hashlib.file_digest(data, "sha256").hexdigest() != file.sha256:
+            if hashlib.file_digest(data, "blake2b").hexdigest() != file.hash:
                 raise ValueError(f"{file.name} is not what {INDEX} names")
 
 
 @dataclass(frozen=True)
 class _File:
     name: str
-    sha256: str
+    hash: str  # BLAKE2b, which is fast where a processor has no instructions for SHA
 
 
 class _Parts(Mapping[str, bytes]):
@@ -246,7 +246,7 @@ class States(Mapping[int, State]):
         Bytes of states to keep in memory. It changes no result.
     """
 
-    def __init__(self, checkpoint: Checkpoint, device: torch.device, memory: int = 256 << 20) -> None:
+    def __init__(self, checkpoint: Checkpoint, device: torch.device, memory: int = 128 << 20) -> None:
         self._checkpoint, self._device, self._memory = checkpoint, device, memory
         self._at_hand: OrderedDict[int, State] = OrderedDict()  # the longest unused first
         self._held = 0  # bytes
@@ -287,11 +287,11 @@ class States(Mapping[int, State]):
         self._unwritten[client] = version
         self._hold(client, state)
 
-    def changed(self) -> dict[str, bytes]:
-        """Return the parts of a checkpoint that were not written yet, and count them as written."""
-        parts = {f"client-{client}": pack(self._at_hand[client]) for client in sorted(self._unwritten)}
+    def write(self) -> None:
+        """Write what was not written yet, one state at a time, so that the next save has all of it."""
+        for client, version in sorted(self._unwritten.items()):
+            self._checkpoint.write(f"client-{client}", pack(self._at_hand[client]), version)
         self._unwritten.clear()
-        return parts
 
     def restore(self, parts: Iterable[str]) -> None:
         """Go on with the clients that a checkpoint has parts of."""

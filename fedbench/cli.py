@@ -174,7 +174,23 @@ def _select(
 @cli.command()
 @click.option("--all", "everything", is_flag=True, help="Every cell of the suite.")
 @_selection
-@click.option("--jobs", type=int, help="Worker processes; as many as cores if not given.")
+@click.option("--jobs", type=int, help="Workers at a time; as many as cores if not given, one on a GPU.")
+@click.option(
+    "--executor",
+    default="processes",
+    show_default=True,
+    metavar="processes|serial|ray",
+    help="What runs cells: worker processes, this process, or a Ray cluster.",
+)
+@click.option("--address", help="Address of the Ray cluster; a new one on this machine if not given.")
+@click.option("--storage", metavar="PATH|URL", help="Where a cluster's nodes leave checkpoints and records.")
+@click.option("--device", default="cpu", show_default=True, metavar="cpu|cuda|mps", help="Where cells compute.")
+@click.option(
+    "--time-limit",
+    type=click.FloatRange(min=0),
+    metavar="MINUTES",
+    help="Begin no round after so many minutes; the same command goes on from there.",
+)
 @_results
 @_reports
 @_data_dir
@@ -185,6 +201,11 @@ def _select(
 def run(
     everything: bool,
     jobs: int | None,
+    executor: str,
+    address: str | None,
+    storage: str | None,
+    device: str,
+    time_limit: float | None,
     results: Path,
     reports: Path,
     data_dir: Path | None,
@@ -208,7 +229,12 @@ def run(
             selection,
             results,
             reports=reports,
+            executor=executor,
             jobs=jobs,
+            address=address,
+            storage=storage,
+            device=device,
+            time_limit=time_limit,
             data_dir=data_dir,
             keep_weights=keep_weights,
             checkpoint_seconds=checkpoint_seconds,
@@ -224,6 +250,7 @@ def _close(console: Console, summary: Any) -> int:
     console.print(
         f"{counts['done']} of {len(summary.cells)} cells done ({summary.ran} run now), "
         f"{counts['failed']} failed, {counts['skipped']} skipped."
+        + (" The time was up: the same command goes on from the checkpoints." if summary.count("missing") else "")
     )
     reasons = dict.fromkeys(
         (item.cell.task.name if item.state == "skipped" else str(item.cell), item.state, item.reason)
@@ -370,7 +397,7 @@ class _Lines:
         self.finished += event.state != "running"
 
     def line(self, event: Event) -> str:
-        detail = event.reason or f"digest {event.digest[:12]}"
+        detail = event.reason or (f"digest {event.digest[:12]}" if event.digest else "as the time was up")
         return f"[{self.finished}/{len(self.costs)}] {event.cell} {event.state}, {detail}{self.remaining()}"
 
     def remaining(self) -> str:

@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 
 import fedbench
+from fedbench.errors import SpecError, unknown
 from fedbench.schema import Environment
 
 
@@ -36,6 +37,21 @@ def versions() -> str:
     env = environment()
     packages = (f"{name} {version}" for name, version in sorted(env.packages.items()))
     return ", ".join([f"fedbench {fedbench.__version__}", f"Python {env.python}", *packages])
+
+
+def check_device(device: str) -> None:
+    """Check that this machine can compute on a device.
+
+    Raises
+    ------
+    SpecError
+        The device is unknown or not here.
+    """
+    here = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if device not in here:
+        raise unknown("device", device, here)
+    if not here[device]:
+        raise SpecError(f"device: torch {torch.__version__} finds no {device} here; leave --device out to use the CPU.")
 
 
 def _device(device: str) -> str:

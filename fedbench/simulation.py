@@ -216,6 +216,7 @@ class Simulation:
         self.checkpoint = checkpoint
         self.states = States(checkpoint, self.device)
         self.done = 0
+        self._written: dict[str, int] = {}  # how much of each series the checkpoint has
         self.rounds: Columns = {name: [] for name in ROUND_COLUMNS}
         self.clients: Columns = {name: [] for name in CLIENT_COLUMNS}
         self.arrays: dict[str, list[npt.NDArray[Any]]] = {}
@@ -425,21 +426,25 @@ class Simulation:
 
     def _append_on_clients(self, model: str, bits: npt.NDArray[np.bool_], ids: Sequence[int], row: _Row) -> None:
         self._append(f"{model}_client_correct", np.packbits(bits))
-        offsets = self.evaluator.offsets  # no client's test set is empty
-        accuracy = np.add.reduceat(bits.astype(np.int64), offsets[:-1]) / np.diff(offsets)
+        offsets, before = self.evaluator.offsets, np.concatenate([[0], np.cumsum(bits)])
+        accuracy = (before[offsets[1:]] - before[offsets[:-1]]) / np.diff(offsets)  # no client's test set is empty
         row.clients[f"{model}_accuracy"][list(ids)] = accuracy[list(ids)]
 
     # --- checkpoint ---------------------------------------------------------------------------------------------
 
     def save(self) -> None:
-        """Make the rounds done the checkpoint."""
-        series = {f"arrays/{name}": np.stack(values) for name, values in self.arrays.items()}
-        for table, columns in (("rounds", self.rounds), ("clients", self.clients)):
-            series |= {f"{table}/{name}": np.stack(values) for name, values in columns.items()}
+        """Make the rounds done the checkpoint; of the series only those since the last save are written."""
+        new = {key: values[self._written.get(key, 0) :] for key, values in self._series().items()}
         buffer = io.BytesIO()
-        np.savez(buffer, allow_pickle=False, started=np.array(self.started), **series)
-        server = pack({"params": self.server.params, "state": self.server.state})
-        self.checkpoint.save(self.done, {"server": server, "series": buffer.getvalue(), **self.states.changed()})
+        np.savez(buffer, allow_pickle=False, **{key: np.stack(values) for key, values in new.items() if values})
+        server = {"params": self.server.params, "state": self.server.state, "started": self.started}
+        self.states.write()
+        self.checkpoint.save(self.done, {"server": pack(server), f"series-{self.done}": buffer.getvalue()})
+        self._written = {key: len(values) for key, values in self._series().items()}
+
+    def _series(self) -> dict[str, list[npt.NDArray[Any]]]:
+        kinds = {"rounds": self.rounds, "clients": self.clients, "arrays": self.arrays}
+        return {f"{kind}/{name}": values for kind, series in kinds.items() for name, values in series.items()}
 
     def resume(self) -> None:
         """Go on from the checkpoint, if there is one."""
@@ -448,16 +453,16 @@ class Simulation:
             return
         self.done, parts = loaded
         server = unpack(parts["server"], self.device)
-        self.server.params, self.server.state = server["params"], server["state"]
+        self.server.params, self.server.state, self.started = server["params"], server["state"], server["started"]
         self.states.restore(parts)
-        with np.load(io.BytesIO(parts["series"]), allow_pickle=False) as series:
-            self.started = str(series["started"])
-            for name in series.files:
-                table, _, column = name.partition("/")
-                if column:
-                    {"arrays": self.arrays, "rounds": self.rounds, "clients": self.clients}[table][column] = list(
-                        series[name]
-                    )
+        rounds = sorted(int(part.removeprefix("series-")) for part in parts if part.startswith("series-"))
+        for part in (f"series-{done}" for done in rounds):
+            with np.load(io.BytesIO(parts[part]), allow_pickle=False) as saved:
+                for name in saved.files:
+                    kind, _, column = name.partition("/")
+                    series = {"rounds": self.rounds, "clients": self.clients, "arrays": self.arrays}[kind]
+                    series.setdefault(column, []).extend(saved[name])
+        self._written = {key: len(values) for key, values in self._series().items()}
 
     # --- record -------------------------------------------------------------------------------------------------
 

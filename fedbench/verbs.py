@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+import math
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +23,7 @@ from fedbench.taskfile import load_task_file
 
 RESULTS, REPORTS = Path("results"), Path("reports")
 SUITE = "quick"
+EXECUTORS = ("processes", "serial", "ray")
 
 
 @dataclass(frozen=True)
@@ -267,7 +270,12 @@ def run(
     results: Path = RESULTS,
     *,
     reports: Path | None = REPORTS,
+    executor: str = "processes",
     jobs: int | None = None,
+    address: str | None = None,
+    storage: str | None = None,
+    device: str = "cpu",
+    time_limit: float | None = None,
     data_dir: Path | None = None,
     keep_weights: bool = False,
     checkpoint_seconds: float = 20.0,
@@ -285,8 +293,16 @@ def run(
         Which cells.
     results, reports : Path
         Where records and boards go; no report if ``reports`` is None.
+    executor : {"processes", "serial", "ray"}
+        What runs the cells: worker processes, this process, or a Ray cluster (see `fedbench.cluster`).
     jobs : int, optional
-        Worker processes, as many as cores if not given.
+        Workers at a time. If not given: as many as cores, or as the cluster has; one on a GPU, which its cells fill.
+    address, storage : str, optional
+        Of a Ray cluster, and of the folder or object store that all its nodes reach.
+    device : {"cpu", "cuda", "mps"}
+        Where cells compute.
+    time_limit : float, optional
+        Minutes after which no further round is begun; what is not whole goes on from its checkpoint another time.
     data_dir, keep_weights, checkpoint_seconds
         See `fedbench.simulation.run_cell`.
     begin, watch : callable
@@ -295,10 +311,10 @@ def run(
     Raises
     ------
     SpecError, RecordError
-        The selection is wrong, the results folder cannot be written, or it is of a newer schema.
+        The selection or what is to run it is wrong, the results folder cannot be written, or it is of a newer schema.
     """
-    if jobs is not None and jobs < 1:
-        raise SpecError(f"jobs: must be at least 1, got {jobs}")
+    _check_workers(executor, jobs, address, storage, device)
+    stop_at = math.inf if time_limit is None else time.time() + 60 * time_limit
     suite, cells = selection.load()
     missing = {task: _unavailable(task, data_dir, fetch=True) for task in _tasks(cells)}
     states = _states(cells, results, missing)
@@ -310,14 +326,42 @@ def run(
         ) from None
     begin(states)
     todo = [item for item in states if item.state in ("missing", "failed", "corrupt")]
-    options = Options(results.resolve(), data_dir, keep_weights, checkpoint_seconds)
+    options = Options(results.resolve(), data_dir, keep_weights, checkpoint_seconds, device, stop_at)
     current = {item.cell: item for item in states}
-    for event in run_cells([item.cell for item in todo], options, jobs or os.cpu_count() or 1):
-        if event.state != "running":
-            current[event.cell] = CellState(event.cell, event.state, event.reason)
+    for event in _events(executor, [item.cell for item in todo], options, jobs, address, storage):
+        if event.is_last:
+            state = "missing" if event.state == "stopped" else event.state
+            current[event.cell] = CellState(event.cell, state, event.reason)
         watch(event)
     pages = report(suite.name, results, reports) if reports is not None else []
     return RunSummary(suite.name, tuple(current.values()), len(todo), tuple(pages))
+
+
+def _check_workers(executor: str, jobs: int | None, address: str | None, storage: str | None, device: str) -> None:
+    if executor not in EXECUTORS:
+        raise unknown("executor", executor, EXECUTORS)
+    if jobs is not None and jobs < 1:
+        raise SpecError(f"jobs: must be at least 1, got {jobs}")
+    if executor == "ray" and not storage:
+        raise SpecError("ray: the nodes need a place that all of them reach; name a folder or a URL with --storage.")
+    if executor != "ray" and (address or storage):
+        raise SpecError("address and storage are those of a cluster; add --executor ray, or leave them out.")
+    if executor != "ray" and device != "cpu":  # what drives a cluster need not have the devices of its nodes
+        from fedbench.environment import check_device
+
+        check_device(device)
+
+
+def _events(
+    executor: str, cells: Sequence[Cell], options: Options, jobs: int | None, address: str | None, storage: str | None
+) -> Iterator[Event]:
+    if executor == "serial":
+        return run_serially(cells, options)
+    if executor == "ray":
+        from fedbench.cluster import run_on_ray
+
+        return run_on_ray(cells, options, address=address, storage=storage or "", workers=jobs)
+    return run_cells(cells, options, jobs or (os.cpu_count() or 1 if options.device == "cpu" else 1))
 
 
 def report(suite: str, results: Path = RESULTS, reports: Path = REPORTS) -> list[Path]:
