@@ -113,7 +113,10 @@ class Client:
     @cached_property
     def params(self) -> Params:
         """The model the client starts from: what it received, and the private part that it kept."""
-        return {**self.initial, **self.state.get("private", {}), **self.received.params}
+        held = {**self.state.get("private", {}), **self.received.params}
+        return {
+            name: held[name] if name in held else self.initial[name] for name in dict.fromkeys([*self.initial, *held])
+        }
 
     def rng(self, name: str, *, every_round: bool = True) -> np.random.Generator:
         """Return a stream of this client for a method's own draws: of this round, or the same one in every round."""

@@ -22,7 +22,7 @@ from safetensors.torch import save
 import fedbench
 from fedbench.cell import Cell
 from fedbench.checkpoint import Checkpoint, States, pack, unpack
-from fedbench.client import Client
+from fedbench.client import Client, Work
 from fedbench.environment import environment, versions
 from fedbench.errors import MethodError
 from fedbench.evaluation import Evaluator
@@ -36,7 +36,7 @@ from fedbench.schema import SCHEMA_VERSION, ModelInfo, RunInfo, SeedIds
 from fedbench.seeds import Streams, fingerprint
 from fedbench.server import Server
 from fedbench.task import Dataset
-from fedbench.traffic import copied, not_finite, payload_bytes
+from fedbench.traffic import CopiedWhenRead, copied, not_finite, payload_bytes
 from fedbench.training import OneByOne, Trainer
 
 if TYPE_CHECKING:
@@ -155,6 +155,18 @@ def _forgetting(checkpoint: Checkpoint) -> Iterator[None]:
         raise
 
 
+@dataclass(frozen=True)
+class _Visit:
+    """What is left of a client once it has been trained in a round."""
+
+    client: int
+    upload: Upload
+    local: Predictor | None
+    train_loss: float | None
+    work: Work
+    seconds: float
+
+
 @dataclass
 class _Row:
     """What one round adds to the series: its own values, and an array over all clients for each column."""
@@ -231,26 +243,25 @@ class Simulation:
         begin = time.perf_counter()
         row = self._empty_row(t)
         queried = self._query(t, row)
-        ids = self.plan.schedule[t].tolist()
-        clients = [self._client(k, passes) for k, passes in zip(ids, self.plan.passes[t].tolist(), strict=True)]
-        updates = self.trainer.each([partial(self._update, client) for client in clients])
-        uploads = [self._received(upload, client, row) for (upload, _), client in zip(updates, clients, strict=True)]
-        weights = self._weights(uploads, t)
-        method.server_update(server, uploads, weights)
+        sampled = zip(self.plan.schedule[t].tolist(), self.plan.passes[t].tolist(), strict=True)
+        visits = self.trainer.each([partial(self._visit, k, passes, row) for k, passes in sampled])
+        weights = self._weights([visit.upload for visit in visits], t)
+        method.server_update(server, [visit.upload for visit in visits], weights)
         trained = self._now()
-        row.clients["weight"][ids] = weights
-        row.clients["train_loss"][ids] = [client.train_loss for client in clients]
-        row.clients["seconds_train"][ids] = [seconds for _, seconds in updates]
+        for visit, weight in zip(visits, weights, strict=True):
+            row.clients["weight"][visit.client] = weight
+            row.clients["train_loss"][visit.client] = _number(visit.train_loss)
+            row.clients["seconds_train"][visit.client] = visit.seconds
         row.round |= {
             "lr": self.protocol.lr_at(t),
-            "sampled": len(uploads),
-            "train_loss": _mean([client.train_loss for client in clients if client.train_loss is not None]),
+            "sampled": len(visits),
+            "train_loss": _mean([visit.train_loss for visit in visits if visit.train_loss is not None]),
             "bytes_down": int(np.nansum(row.clients["bytes_down"])),
             "bytes_up": int(np.nansum(row.clients["bytes_up"])),
-            "train_samples": sum(client.work.trained for client in (*queried, *clients)),
-            "forward_samples": sum(client.work.forward for client in (*queried, *clients)),
+            "train_samples": sum(work.trained for work in (*queried, *(visit.work for visit in visits))),
+            "forward_samples": sum(work.forward for work in (*queried, *(visit.work for visit in visits))),
         }
-        self._evaluate(t, clients, row)
+        self._evaluate(t, visits, row)
         row.round |= {"seconds_train": trained - begin, "seconds_evaluate": self._now() - trained}
         for name, values in self.rounds.items():
             values.append(np.array([_number(row.round.get(name))]))
@@ -258,11 +269,13 @@ class Simulation:
             values.append(row.clients[name])
         self.done += 1
 
-    def _update(self, client: Client) -> tuple[Upload, float]:
-        """Run a client's procedure; also say how long it took, which holds where clients are trained one by one."""
+    def _visit(self, k: int, passes: int, row: _Row) -> _Visit:
+        """Run a client's procedure and take in what it sends; of the client itself nothing else is kept."""
+        client = self._client(k, passes)
         start = self._now()
         upload = self.method.client_update(client)
-        return upload, self._now() - start
+        seconds = self._now() - start
+        return _Visit(k, self._received(upload, client, row), client.local, client.train_loss, client.work, seconds)
 
     def _now(self) -> float:
         """Return a time in seconds at which all work that was asked for is done."""
@@ -292,7 +305,7 @@ class Simulation:
             read_inputs=lambda: self.inputs[ids],
             n_classes=self.cell.task.n_classes,
             received=copied(self.method.broadcast(self.server, k)),
-            initial=copied(self.initial),
+            initial=CopiedWhenRead(self.initial),
             state=copied(state) if evaluation else dict(state),
             passes=passes,
             protocol=self.protocol,
@@ -306,13 +319,13 @@ class Simulation:
             self.method.init_client(client)
         return client
 
-    def _query(self, t: int, row: _Row) -> list[Client]:
-        """Run the counted traffic outside the normal round; return who was asked."""
+    def _query(self, t: int, row: _Row) -> list[Work]:
+        """Run the counted traffic outside the normal round; return the work of who was asked."""
         queried, reports = [], []
         for k in sorted(self.method.query(self.server)):
             client = self._client(k, self.protocol.local_epochs * len(self.plan.train[k]))
             reports.append(self._received(self.method.report(client), client, row))
-            queried.append(client)
+            queried.append(client.work)
         if reports:
             self.method.receive(self.server, reports)
         return queried
@@ -351,7 +364,7 @@ class Simulation:
 
     # --- evaluation ---------------------------------------------------------------------------------------------
 
-    def _evaluate(self, t: int, clients: Sequence[Client], row: _Row) -> None:
+    def _evaluate(self, t: int, visits: Sequence[_Visit], row: _Row) -> None:
         predictor = self.method.predictor(self.server)
         on_clients = None
         if predictor is not None:
@@ -367,7 +380,7 @@ class Simulation:
                 self.probabilities = torch.softmax(result.logits, dim=1).cpu().numpy().astype(np.float16)
         if self.plan.pool:
             return
-        self._on_own_tests(t, "local", [client.id for client in clients], [client.local for client in clients], row)
+        self._on_own_tests(t, "local", [visit.client for visit in visits], [visit.local for visit in visits], row)
         if t in self.protocol.personal_rounds():
             kind = type(self.method)
             plain = all(getattr(kind, name) is getattr(Method, name) for name in ("personal", "broadcast", "predictor"))

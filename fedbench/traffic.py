@@ -46,6 +46,25 @@ def copied(value: Sent) -> Sent:
     return cast(Sent, _copy(value))
 
 
+class CopiedWhenRead(Mapping[str, Tensor]):
+    """Tensors of which each is copied when it is first asked for, as most clients never ask."""
+
+    def __init__(self, tensors: Mapping[str, Tensor]) -> None:
+        self._tensors = tensors
+        self._copies: dict[str, Tensor] = {}
+
+    def __getitem__(self, name: str) -> Tensor:
+        if name not in self._copies:
+            self._copies[name] = self._tensors[name].clone()
+        return self._copies[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._tensors)
+
+    def __len__(self) -> int:
+        return len(self._tensors)
+
+
 def not_finite(values: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
     """Yield the names of what is infinite or NaN: tensors and numbers, nested ones under their joined names."""
     for name, value in values.items():
