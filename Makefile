@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 DATA_ENV := $(if $(DATA),FEDBENCH_DATA="$(DATA)")
 READY := $(VENV)/.ready
 
-.PHONY: help run test test-long lint types format clean
+.PHONY: help run test test-long bench lint types format clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
@@ -22,6 +22,17 @@ test: lint ## Check style and types, then run the fast tests
 
 test-long: $(READY) ## Run the slow tests: kills, fresh environments, browser, servers
 	$(call pytest,long)
+
+bench: $(READY) .venv-flower/.ready ## Measure speed and write reports/performance.md; takes about half an hour on an idle machine
+	mkdir -p build
+	$(DATA_ENV) $(BIN)/python -m pytest benchmarks --benchmark-json=build/benchmark.json $(ARGS)
+	$(BIN)/python benchmarks/report.py
+
+.venv-flower/.ready: benchmarks/requirements-flower.txt  # Flower pins what FedBench does not, so it lives apart
+	$(PYTHON) -m venv .venv-flower
+	.venv-flower/bin/pip install --disable-pip-version-check -r benchmarks/requirements-flower.txt
+	.venv-flower/bin/pip install --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
 
 lint: $(READY) types ## Check style and types
 	$(BIN)/ruff check
@@ -39,7 +50,7 @@ format: $(READY) ## Rewrite the code in the house style
 
 clean: ## Delete caches and builds; the environment, results and reports stay
 	rm -rf build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
-	find fedbench methods tasks leaderboard tests -name __pycache__ -prune -exec rm -rf {} +
+	find fedbench methods tasks leaderboard benchmarks tests -name __pycache__ -prune -exec rm -rf {} +
 
 $(READY): requirements.lock pyproject.toml
 	@test -n "$(PYTHON)" || { echo "FedBench needs Python 3.11, 3.12 or 3.13; none found."; exit 1; }

@@ -237,8 +237,14 @@ class _NotTogether(Exception):
 def _why(error: Exception) -> str:
     if isinstance(error, _NotTogether):
         return str(error)
+    if "data-dependent control flow" in str(error):
+        return "calls .item() or branches on a tensor"
+    return f"fails for many at once ({_short(error)})"
+
+
+def _short(error: Exception) -> str:
     text = " ".join(str(error).split()).partition(". ")[0]
-    return f"fails for many at once ({type(error).__name__}: {text[:120]})"
+    return f"{type(error).__name__}: {text[:120]}"
 
 
 def _name(function: Any) -> str:
@@ -325,7 +331,7 @@ def _outline(value: Any) -> Hashable:
         return tuple((name, _outline(item)) for name, item in value.items())
     if isinstance(value, Download):
         return _outline(value.params), _outline(value.extra)
-    return (value.shape, value.dtype) if isinstance(value, Tensor) else type(value)
+    return (tuple(value.shape), value.dtype) if isinstance(value, Tensor) else type(value).__name__
 
 
 # --- what a loss sees -----------------------------------------------------------------------------------------------
@@ -479,8 +485,6 @@ def _traced(request: _Request) -> _Reads:
         padded = torch.cat([index, (index + 1) % client.n])
         real = torch.arange(len(padded), device=index.device) < len(index)
         again = training.loss(lane, _batch(request, reader, params, padded, real))
-        if not torch.allclose(value, again, rtol=1e-4, atol=1e-6, equal_nan=True):
-            raise _NotTogether("reduces over a batch by other means than batch.mean")
         if training.edit_gradients is not None:
             for name, gradient in trained.items():
                 training.edit_gradients(lane, name, gradient, params[name].clone())
@@ -488,6 +492,8 @@ def _traced(request: _Request) -> _Reads:
             training.project(lane, {name: leaf.clone() for name, leaf in leaves.items()})
     if any(tensor._version for tensor in reader.slots.values()):
         raise _NotTogether("changes a tensor of its client in place")
+    if not torch.allclose(value, again, rtol=1e-4, atol=1e-6, equal_nan=True):
+        raise _NotTogether("reduces over a batch by other means than batch.mean")
     slots = (*reader.slots, ("training", "lr"), ("first_row",))
     return _Reads(frozenset(lane._touched), slots, tuple(reader.tables), tuple(trained))
 
@@ -696,8 +702,8 @@ class _Lanes:
 
     def _capture(self, request: _Request) -> None:
         """Replace the step by a CUDA graph of it, where that works; the graph reads and writes the same buffers."""
-        stream, graph = torch.cuda.Stream(), torch.cuda.CUDAGraph()
         try:
+            stream, graph = torch.cuda.Stream(), torch.cuda.CUDAGraph()
             stream.wait_stream(torch.cuda.current_stream())
             with torch.cuda.stream(stream):
                 for _ in range(3):  # as torch asks for, before anything is captured
@@ -707,7 +713,7 @@ class _Lanes:
             with torch.cuda.graph(graph):
                 self._step(request)
         except RuntimeError as error:
-            self.way = f", without a CUDA graph ({_why(error)})"
+            self.way = f", without a CUDA graph ({_short(error)})"
         else:
             self.way, self.step = ", as a CUDA graph", lambda request: graph.replay()
 

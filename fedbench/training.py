@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor
+from torch.optim.sgd import sgd
 
 from fedbench.errors import MethodError
 from fedbench.kinds import Kind
@@ -176,13 +177,18 @@ class OneByOne:
             if name in training.names
         }
         live = {**training.params, **leaves}
-        optimiser = torch.optim.SGD(
-            leaves.values(),
+        # The function behind torch.optim.SGD: the class loads torch's compiler, a second for every worker process.
+        step = partial(
+            sgd,
             lr=training.lr,
             momentum=training.momentum,
             weight_decay=training.weight_decay,
+            dampening=0.0,
+            nesterov=False,
+            maximize=False,
             fused=True,
         )
+        momenta = {name: torch.zeros_like(leaf) for name, leaf in leaves.items()}
         losses: list[Tensor] = []
         seen: list[float] = []
         for index in training.batches:
@@ -193,17 +199,22 @@ class OneByOne:
                     f"the loss of client {client.id} in round {client.round} is {_described(value)}; it must be a "
                     "scalar tensor that depends on batch.params."
                 )
-            optimiser.zero_grad()
             value.backward()
-            if training.edit_gradients is not None:
-                for name, leaf in leaves.items():
-                    if leaf.grad is not None:
-                        leaf.grad = training.edit_gradients(client, name, leaf.grad, leaf.detach())
-            optimiser.step()
-            if training.project is not None:
-                with torch.no_grad():
+            reached = [name for name, leaf in leaves.items() if leaf.grad is not None]
+            with torch.no_grad():
+                if training.edit_gradients is not None:
+                    for name in reached:
+                        leaves[name].grad = training.edit_gradients(client, name, leaves[name].grad, leaves[name])
+                step(
+                    [leaves[name] for name in reached],
+                    [leaves[name].grad for name in reached],
+                    [momenta[name] for name in reached],
+                )
+                if training.project is not None:
                     for name, tensor in training.project(client, leaves).items():
                         leaves[name].copy_(tensor)
+            for leaf in leaves.values():
+                leaf.grad = None
             losses.append(value.detach())
             if training.until is not None:
                 seen.append(float(losses[-1]))
