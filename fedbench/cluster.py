@@ -178,8 +178,12 @@ class _Driver:
 
         for answers in self.flying:
             ray.cancel(answers)
-        if self.flying:  # workers delete their folders before they end
-            ray.wait(list(self.flying), num_returns=len(self.flying), timeout=10)
+        ends = time.monotonic() + 10
+        while self.flying and time.monotonic() < ends:  # workers delete their folders before they end
+            ready, _ = ray.wait(list(self.flying), num_returns=len(self.flying), timeout=0.1)
+            for answers in ready:
+                if next(answers, None) is None:
+                    del self.flying[answers]
         self.pullers.shutdown(cancel_futures=True)
 
     # --- to the cluster -----------------------------------------------------------------------------------------

@@ -21,6 +21,7 @@ import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from itertools import groupby
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
@@ -114,7 +115,7 @@ def run_group(
     saved : callable
         Called with a checkpoint's folder after each save.
     """
-    from fedbench.simulation import run_cell
+    from fedbench.simulation import one_thread, run_cell
     from fedbench.training import OneByOne, Trainer
 
     trainer: Trainer = OneByOne()
@@ -151,7 +152,8 @@ def run_group(
         else:
             tell(cell, {"state": "done", "digest": record.digest} if record else {"state": "stopped"})
 
-    trainer.each([lambda cell=cell: attempt(cell) for cell in group])  # type: ignore[misc]
+    with one_thread():  # around all cells, as those of a group do not end in the order in which they begin
+        trainer.each([lambda cell=cell: attempt(cell) for cell in group])  # type: ignore[misc]
 
 
 def run_serially(cells: Sequence[Cell], options: Options) -> Iterator[Event]:
@@ -286,6 +288,7 @@ class _Worker:
         self.pipe.send((group, folder))
 
     def receive(self) -> Iterator[Event]:
+        cells: Group
         try:
             index, values = self.pipe.recv()
             cells = (self.group[index],)
@@ -332,12 +335,12 @@ def _work(pipe: Connection, options: Options) -> None:
             return
         if last is None or last[0] != folder:
             last = folder, mapped(folder)
-        run_group(group, last[1], options, lambda cell, values, group=group: _tell(pipe, group.index(cell), values))
+        run_group(group, last[1], options, partial(_tell, pipe, group))
 
 
-def _tell(pipe: Connection, index: int, values: dict[str, Any]) -> None:
+def _tell(pipe: Connection, group: Group, cell: Cell, values: dict[str, Any]) -> None:
     try:
-        pipe.send((index, values))
+        pipe.send((group.index(cell), values))
     except OSError:  # the parent is gone: stop here, the cell goes on from its checkpoint another time
         sys.exit(1)
 

@@ -22,8 +22,9 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from fedbench.client import Batch, Client
+    from fedbench.client import Client
     from fedbench.server import Server
+    from fedbench.training import Batch
 
     Params = dict[str, Tensor]
     Predictor = Mapping[str, Tensor] | Callable[[Tensor], Tensor]

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +18,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import torch
 from safetensors.torch import save
+from torch import Tensor
 
 import fedbench
 from fedbench.cell import Cell
@@ -42,13 +43,16 @@ from fedbench.training import OneByOne, Trainer
 if TYPE_CHECKING:
     from fedbench.method import Predictor
 
+LARGE_BATCH = 4096
+"""Samples a forward pass of an evaluation on a GPU, which a batch of the protocol's size would not fill."""
+
 Watch = Callable[[int, int], None]
 Columns = dict[str, list[npt.NDArray[np.float64]]]
 """For each column an array a round, of one value or of one a client; what is not defined is NaN."""
 
 
 @contextmanager
-def _one_thread() -> Iterator[None]:
+def one_thread() -> Iterator[None]:
     """Compute on one thread, as worker processes do: the number of threads may change the last bits."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -58,7 +62,7 @@ def _one_thread() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-@_one_thread()
+@one_thread()
 def run_cell(
     cell: Cell,
     results: Path,
@@ -155,6 +159,12 @@ def _forgetting(checkpoint: Checkpoint) -> Iterator[None]:
         raise
 
 
+@lru_cache(maxsize=2)
+def _on_device(dataset: Dataset, device: str) -> tuple[Tensor, Tensor]:
+    """Return inputs and targets where they are computed with, once for all cells of a process."""
+    return torch.from_numpy(dataset.inputs).to(device), torch.from_numpy(dataset.targets).to(device)
+
+
 @dataclass(frozen=True)
 class _Visit:
     """What is left of a client once it has been trained in a round."""
@@ -207,14 +217,12 @@ class Simulation:
         self.device, self.trainer = torch.device(device), trainer or OneByOne()
         self.kind = KINDS[task.kind]
         self.model = Model(task.model, dataset.inputs.shape[1:], self.kind.outputs(task.n_classes))
-        self.inputs = torch.from_numpy(dataset.inputs).to(self.device)
-        self.targets = torch.from_numpy(dataset.targets).to(self.device)
+        self.inputs, self.targets = _on_device(dataset, device)
         self.federation = federate(task, dataset, cell.track, cell.seed)
         self.plan = self.federation.pooled() if self.method.pooled else self.federation
         self.streams = Streams(cell.seed)
-        self.evaluator = Evaluator(
-            self.inputs, self.targets, self.federation, self.model, self.kind, self.protocol.evaluation_batch
-        )
+        batch = self.protocol.evaluation_batch if self.device.type == "cpu" else LARGE_BATCH
+        self.evaluator = Evaluator(self.inputs, self.targets, self.federation, self.model, self.kind, batch)
         self.initial = {name: tensor.to(self.device) for name, tensor in self.model.initial(self.streams).items()}
         self.server = Server(
             params=dict(self.initial),

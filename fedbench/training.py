@@ -200,15 +200,15 @@ class OneByOne:
                     "scalar tensor that depends on batch.params."
                 )
             value.backward()
-            reached = [name for name, leaf in leaves.items() if leaf.grad is not None]
+            gradients = {name: leaf.grad for name, leaf in leaves.items() if leaf.grad is not None}
             with torch.no_grad():
                 if training.edit_gradients is not None:
-                    for name in reached:
-                        leaves[name].grad = training.edit_gradients(client, name, leaves[name].grad, leaves[name])
+                    edit = partial(training.edit_gradients, client)
+                    gradients = {name: edit(name, gradient, leaves[name]) for name, gradient in gradients.items()}
                 step(
-                    [leaves[name] for name in reached],
-                    [leaves[name].grad for name in reached],
-                    [momenta[name] for name in reached],
+                    [leaves[name] for name in gradients],
+                    list(gradients.values()),
+                    [momenta[name] for name in gradients],
                 )
                 if training.project is not None:
                     for name, tensor in training.project(client, leaves).items():
@@ -232,7 +232,8 @@ def mean_loss(losses: Sequence[Tensor]) -> float | None:
     """Return the mean of the losses of all steps, summed in their order in float64; None without any."""
     if not losses:
         return None
-    return sum(torch.stack(list(losses)).tolist()) / len(losses)
+    values: list[float] = torch.stack(list(losses)).tolist()
+    return sum(values) / len(values)
 
 
 def _described(value: Any) -> str:

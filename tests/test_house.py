@@ -24,7 +24,10 @@ FOLDERS = {
 FLOORS = {
     0: "cell errors method outcome registry schema seeds task",
     1: "datasets federation metrics partition records resident statistics taskfile",
-    2: "checkpoint client environment evaluation executors kinds models server simulation traffic training",
+    2: (
+        "checkpoint client cluster environment evaluation executors kinds models server simulation storage together "
+        "traffic training"
+    ),
     4: "cli verbs",
 }
 FLOOR = {f"fedbench.{name}": floor for floor, names in FLOORS.items() for name in names.split()}
@@ -36,7 +39,7 @@ SCRIPTS = ("fedbench.tasks.embedded.rebuild",)  # run by hand, never imported
 LIBRARIES = {
     0: {"annotated_types", "numpy", "pydantic"},
     1: {"medmnist", "platformdirs", "pooch", "pyarrow", "requests", "scipy", "tqdm"},
-    2: {"safetensors", "torch"},
+    2: {"fsspec", "greenlet", "ray", "safetensors", "torch"},
     4: {"click", "rich"},
 }
 BOARD_LIBRARIES = LIBRARIES[0] | LIBRARIES[1] | {"jinja2", "rich"}
