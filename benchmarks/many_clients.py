@@ -65,11 +65,13 @@ class KeepsItsModel(Method):
     """FedAvg whose clients keep what they trained and would deploy it: a state of one model a client."""
 
     def client_update(self, client: Client) -> Upload:
+        """Train, keep the result, send it."""
         model = client.fit(client.params, self.loss).params
         client.state = {**client.state, "own": model}
         return client.upload(model)
 
     def personal(self, client: Client) -> Predictor | None:
+        """Return what was kept, or what was received where nothing was."""
         return client.state.get("own", client.params)
 
 
@@ -155,4 +157,4 @@ def test_many_clients(benchmark: Any, tmp_path: Path, clients: int) -> None:
 
 
 if __name__ == "__main__":
-    print(json.dumps(measure(int(sys.argv[1]), Path(sys.argv[2]))))
+    sys.stdout.write(json.dumps(measure(int(sys.argv[1]), Path(sys.argv[2]))))

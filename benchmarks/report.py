@@ -1,8 +1,8 @@
 """Write reports/performance.md from what `pytest benchmarks` measured, and from findings.md, which is written by hand.
 
 ``python benchmarks/report.py [benchmark.json] [--out page.md]`` reads the JSON of pytest-benchmark. A measurement whose
-``extra_info`` holds ``{"table": name, "row": {...}, "caption": text}`` is a row of a table of that name; the caption
-may be left out. So another benchmark needs no change here.
+``extra_info`` holds ``{"table": name, "row": {...}, "caption": text}`` is a row of a table of that name, or several
+(``"rows"``); the caption may be left out. So another benchmark needs no change here.
 """
 
 from __future__ import annotations
@@ -215,7 +215,7 @@ def other_tables(measurements: Iterable[Measurement]) -> list[str]:
     captions: dict[str, str] = {}
     for each in measurements:
         if "table" in each:
-            rows.setdefault(each["table"], []).append(each["row"])
+            rows.setdefault(each["table"], []).extend(each["rows"] if "rows" in each else [each["row"]])
             if each.get("caption"):
                 captions[each["table"]] = each["caption"]
     sections = []
