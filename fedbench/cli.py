@@ -183,7 +183,11 @@ def _select(
     help="What runs cells: worker processes, this process, or a Ray cluster.",
 )
 @click.option("--address", help="Address of the Ray cluster; a new one on this machine if not given.")
-@click.option("--storage", metavar="PATH|URL", help="Where a cluster's nodes leave checkpoints and records.")
+@click.option(
+    "--storage",
+    metavar="PATH|URL",
+    help="Where a cluster's nodes leave checkpoints and records; a shared --out will do.",
+)
 @click.option("--device", default="cpu", show_default=True, metavar="cpu|cuda|mps", help="Where cells compute.")
 @click.option(
     "--time-limit",

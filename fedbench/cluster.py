@@ -53,8 +53,8 @@ def run_on_ray(
     cells: Sequence[Cell],
     options: Options,
     *,
-    address: str,
     storage: str,
+    address: str | None = None,
     workers: int | None = None,
     batch: int | None = None,
     run: Run = run_group,
@@ -70,10 +70,11 @@ def run_on_ray(
         In the order in which they are started.
     options : Options
         Common to all.
-    address : str
-        ``"HOST:PORT"`` of the cluster's head, or ``"auto"`` on one of its machines.
     storage : str
         A path that all nodes share, or a URL; see `fedbench.storage.Storage`.
+    address : str, optional
+        ``"HOST:PORT"`` of the cluster's head, or ``"auto"`` on one of its machines. If not given, a cluster is made of
+        this machine, for as long as the run takes.
     workers : int, optional
         Tasks at once; as many as the cluster has CPUs (on ``"cuda"``, GPUs), if not given.
     batch : int, optional
@@ -99,7 +100,7 @@ def run_on_ray(
 
 
 @contextmanager
-def _connected(address: str) -> Iterator[None]:
+def _connected(address: str | None) -> Iterator[None]:
     """Connect this process to a cluster; a connection that its user has made stays his."""
     try:
         import ray
@@ -108,23 +109,33 @@ def _connected(address: str) -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
-    address = os.environ.get("RAY_ADDRESS", address) if address == "auto" else address
+    if address == "auto":
+        address = os.environ.get("RAY_ADDRESS", address)
     mend = 'give HOST:PORT of the head as `ray start --head` prints it, or "auto" on one of its machines.'
-    if address not in ("auto", "local"):  # Ray would try for minutes
-        host, _, port = address.rpartition(":")
-        try:
-            socket.create_connection((host, int(port)), timeout=10).close()
-        except (OSError, ValueError) as error:
-            raise ClusterError(f"no Ray cluster answers at {address} ({error}); {mend}") from None
+    _check_answers(address, mend)
+    where = {"address": address} if address else {"address": "local", "include_dashboard": False}
     try:
-        ray.init(address=address, log_to_driver=False, logging_level=logging.WARNING)
-    except (OSError, RuntimeError, ValueError) as error:
-        hint = "install the versions of the cluster here." if "ersion mismatch" in str(error) else mend
+        ray.init(**where, log_to_driver=False, logging_level=logging.WARNING)
+    except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
+        hint = f"{mend} Where the cluster asks for a token, set RAY_AUTH_MODE=token here as well."
+        if "ersion mismatch" in str(error):
+            hint = "install the versions of the cluster here."
         raise ClusterError(f"no connection to the Ray cluster at {address}: {error}; {hint}") from None
     try:
         yield
     finally:
         ray.shutdown()
+
+
+def _check_answers(address: str | None, mend: str) -> None:
+    """Check that something answers at an address; Ray itself would try for minutes."""
+    if address is None or address in ("auto", "local"):
+        return
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_connection((host, int(port)), timeout=10).close()
+    except (OSError, ValueError) as error:
+        raise ClusterError(f"no Ray cluster answers at {address} ({error}); {mend}") from None
 
 
 class _Driver:
@@ -180,8 +191,8 @@ class _Driver:
             ray.cancel(answers)
         ends = time.monotonic() + 10
         while self.flying and time.monotonic() < ends:  # workers delete their folders before they end
-            ready, _ = ray.wait(list(self.flying), num_returns=len(self.flying), timeout=0.1)
-            for answers in ready:
+            ended: Any = ray.wait(list(self.flying), num_returns=len(self.flying), timeout=0.1)[0]
+            for answers in ended:
                 if next(answers, None) is None:
                     del self.flying[answers]
         self.pullers.shutdown(cancel_futures=True)
@@ -196,7 +207,8 @@ class _Driver:
             import ray
 
             kind = "CPU" if self.options.device == "cpu" else "GPU"
-            self.slots, self.counted = int(ray.cluster_resources().get(kind, 0)), time.monotonic()
+            self.slots = int(ray.cluster_resources().get(kind, 0))  # type: ignore[no-untyped-call]
+            self.counted = time.monotonic()
             if not self.slots:
                 _log.warning("the cluster has no %s; its cells wait until there is one.", kind)
         return 2 * max(self.slots, 1)
@@ -352,9 +364,9 @@ def _for_torch(dataset: Dataset) -> Dataset:
 
     All workers of a node share it; nothing writes to it, as what a method is given are copies.
     """
-    import torch
+    from torch.utils.dlpack import from_dlpack
 
-    inputs, targets = (torch.from_dlpack(array).numpy() for array in (dataset.inputs, dataset.targets))
+    inputs, targets = (from_dlpack(array).numpy() for array in (dataset.inputs, dataset.targets))
     return replace(dataset, inputs=inputs, targets=targets)
 
 

@@ -111,6 +111,15 @@ class Storage:
         RecordError
             It is damaged, and no longer counts as there; or it is of a newer schema.
         """
+        try:
+            return self._pulled(folder)
+        except NewerSchemaError:
+            raise
+        except RecordError as error:
+            self._delete([f"{self._place(folder)}/{MANIFEST}"])
+            raise RecordError(f"the record in {self.url}/{self._below(folder)} is damaged: {error}") from None
+
+    def _pulled(self, folder: Path) -> Record:
         place = self._place(folder)
         if self._is_path and Path(place) == folder.resolve():
             return Record.open(folder)
@@ -130,13 +139,6 @@ class Storage:
             staging.chmod(0o755)
             shutil.rmtree(folder, ignore_errors=True)
             staging.replace(folder)
-        except NewerSchemaError:
-            raise
-        except RecordError as error:
-            self._delete([f"{place}/{MANIFEST}"])
-            raise RecordError(
-                f"the record that came from {self.url}/{self._below(folder)} is damaged: {error}"
-            ) from None
         finally:
             shutil.rmtree(staging, ignore_errors=True)
         return replace(record, folder=folder)
@@ -169,17 +171,19 @@ class Storage:
         self._delete([f"{place}/{name}" for name in sorted(before - _named(text))])
 
     def pull_checkpoint(self, folder: Path) -> bool:
-        """Copy a checkpoint from there, and say whether there was one."""
-        place = self._place(folder)
-        index = self._read(f"{place}/{INDEX}")
-        if index is None:
-            return False
-        folder.mkdir(parents=True, exist_ok=True)
-        if not self._get({f"{place}/{name}": folder / name for name in _named(index)}):
-            shutil.rmtree(folder, ignore_errors=True)  # another attempt at the cell has gone on since
-            return False
-        write_atomic(folder / INDEX, index)
-        return True
+        """Copy a checkpoint from there, and say whether there was one.
+
+        Two attempts at a cell may overlap, where a node was only thought to be lost. That can cost the checkpoint,
+        which is then as good as none, but no bit: parts are checked against the index before they are used.
+        """
+        place, seen = self._place(folder), None
+        while (index := self._read(f"{place}/{INDEX}")) not in (None, seen):
+            if self._get({f"{place}/{name}": folder / name for name in _named(index)}):
+                write_atomic(folder / INDEX, str(index))
+                return True
+            seen = index  # a newer one has taken its place meanwhile, or it is not whole
+        shutil.rmtree(folder, ignore_errors=True)
+        return False
 
     def remove_checkpoint(self, folder: Path) -> None:
         """Delete a checkpoint there, once the record is."""
@@ -213,6 +217,8 @@ class Storage:
 
     def _get(self, files: Mapping[str, Path]) -> bool:
         """Copy files from there, and say whether all of them were there."""
+        for path in files.values():
+            path.parent.mkdir(parents=True, exist_ok=True)
         with self._explained(), suppress(FileNotFoundError):
             self._files.get(list(files), [str(path) for path in files.values()])
             return True

@@ -45,7 +45,15 @@ LIBRARIES = {
 BOARD_LIBRARIES = LIBRARIES[0] | LIBRARIES[1] | {"jinja2", "rich"}
 
 # Importing these must not import torch; nor medmnist, which does.
-WITHOUT_TORCH = (*BOARD, "fedbench.tasks", "fedbench.executors", "fedbench.cli", "fedbench.verbs")
+WITHOUT_TORCH = (
+    *BOARD,
+    "fedbench.tasks",
+    "fedbench.executors",
+    "fedbench.cluster",
+    "fedbench.storage",
+    "fedbench.cli",
+    "fedbench.verbs",
+)
 
 
 @dataclass(frozen=True)
