@@ -93,3 +93,23 @@ def start(tmp_path_factory):
         return Simulation(cell, load_data(cell.task.data), Checkpoint(folder), **options)
 
     return started
+
+
+@pytest.fixture(scope="module")
+def bucket():
+    """Return the URL of a bucket on a local S3 server."""
+    from moto.server import ThreadedMotoServer
+    from s3fs import S3FileSystem
+
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    S3FileSystem.clear_instance_cache()  # they remember the endpoint
+    with pytest.MonkeyPatch.context() as patch:
+        host, port = server.get_host_and_port()
+        patch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
+        for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+            patch.setenv(name, "testing")
+        S3FileSystem().mkdir("bucket")
+        yield "s3://bucket/some/prefix"
+        S3FileSystem.clear_instance_cache()
+    server.stop()

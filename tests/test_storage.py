@@ -16,27 +16,6 @@ from fedbench.simulation import checkpoint_folder, run_cell
 from fedbench.storage import INDEX, Storage, StorageError
 
 
-@pytest.fixture(scope="module")
-def bucket():
-    """Return the URL of a bucket on a server of its own."""
-    pytest.importorskip("s3fs")
-    from moto.server import ThreadedMotoServer
-    from s3fs import S3FileSystem
-
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    S3FileSystem.clear_instance_cache()  # they remember the endpoint
-    with pytest.MonkeyPatch.context() as patch:
-        host, port = server.get_host_and_port()
-        patch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
-        for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
-            patch.setenv(name, "testing")
-        S3FileSystem().mkdir("bucket")
-        yield "s3://bucket/some/prefix"
-        S3FileSystem.clear_instance_cache()
-    server.stop()
-
-
 @pytest.fixture(params=["path", "memory", pytest.param("s3", marks=pytest.mark.long)])
 def url(request, tmp_path):
     """Return where to store: a path, memory, or a bucket."""
