@@ -43,6 +43,8 @@ _HOME = {
     "Suite": "cell",
     "Task": "task",
     "Upload": "method",
+    "is_norm": "models",
+    "is_running_statistic": "models",
     "simplex": "method",
 }
 
@@ -69,6 +71,8 @@ if TYPE_CHECKING:
     from fedbench.method import Predictor as Predictor
     from fedbench.method import Upload as Upload
     from fedbench.method import simplex as simplex
+    from fedbench.models import is_norm as is_norm
+    from fedbench.models import is_running_statistic as is_running_statistic
     from fedbench.outcome import Outcome as Outcome
     from fedbench.partition import Dirichlet as Dirichlet
     from fedbench.partition import Natural as Natural

@@ -215,7 +215,11 @@ class Method:
     # --- counted traffic outside the normal round ---------------------------------------------------------------
 
     def query(self, server: Server) -> Sequence[int]:
-        """Return the clients asked for a report before this round (``server.round``, counted from 0)."""
+        """Return the clients asked for a report before this round (``server.round``, counted from 0).
+
+        Asked once more when the last round is over, with ``server.round == server.rounds``: what the method then
+        makes of its model is recorded as ``final``, beside the last round.
+        """
         return ()
 
     def report(self, client: Client) -> Upload:

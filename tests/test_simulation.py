@@ -441,7 +441,9 @@ class SpoilsItsState(Method):
 
 
 def test_evaluation_cannot_change_training(start, make_cell, shrink):
-    runs = [both(start, make_cell, shrink("heart", rounds=3, personal_every=every), SpoilsItsState)[0] for every in (0, 1)]
+    runs = [
+        both(start, make_cell, shrink("heart", rounds=3, personal_every=every), SpoilsItsState)[0] for every in (0, 1)
+    ]
     a, b = (simulation.server.params for simulation in runs)
     assert all(torch.equal(a[name], b[name]) for name in a)
 
