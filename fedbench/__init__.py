@@ -36,6 +36,7 @@ _HOME = {
     "Partitioner": "task",
     "PluginError": "errors",
     "Protocol": "task",
+    "Range": "method",
     "Record": "records",
     "RecordError": "errors",
     "Server": "server",
@@ -45,6 +46,7 @@ _HOME = {
     "Upload": "method",
     "is_norm": "models",
     "is_running_statistic": "models",
+    "Size": "method",
     "simplex": "method",
 }
 
@@ -69,6 +71,8 @@ if TYPE_CHECKING:
     from fedbench.method import Limit as Limit
     from fedbench.method import Method as Method
     from fedbench.method import Predictor as Predictor
+    from fedbench.method import Range as Range
+    from fedbench.method import Size as Size
     from fedbench.method import Upload as Upload
     from fedbench.method import simplex as simplex
     from fedbench.models import is_norm as is_norm

@@ -24,11 +24,12 @@ def make_client():
         settings = Protocol(**values)
         model = Model("mlp", (FEATURES,), CLASSES)
         initial = model.initial(Streams(3))
+        inputs = torch.from_numpy(rng.normal(size=(n, FEATURES)).astype(np.float32))
         return Client(
             id=client_id,
             round=round,
             rounds=settings.rounds,
-            read_inputs=lambda inputs=rng.normal(size=(n, FEATURES)): torch.from_numpy(inputs.astype(np.float32)),
+            read_inputs=lambda: inputs,
             targets=torch.from_numpy(rng.integers(CLASSES, size=n)),
             n_classes=CLASSES,
             received=Download(initial if received is None else received),

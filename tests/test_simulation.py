@@ -441,10 +441,8 @@ class SpoilsItsState(Method):
 
 
 def test_evaluation_cannot_change_training(start, make_cell, shrink):
-    runs = [
-        both(start, make_cell, shrink("heart", rounds=3, personal_every=every), SpoilsItsState)[0] for every in (0, 1)
-    ]
-    a, b = (simulation.server.params for simulation in runs)
+    tasks = [shrink("heart", rounds=3, personal_every=every) for every in (0, 1)]
+    a, b = (both(start, make_cell, task, SpoilsItsState)[0].server.params for task in tasks)
     assert all(torch.equal(a[name], b[name]) for name in a)
 
 
