@@ -36,6 +36,7 @@ _HOME = {
     "Partitioner": "task",
     "PluginError": "errors",
     "Protocol": "task",
+    "Range": "method",
     "Record": "records",
     "RecordError": "errors",
     "Server": "server",
@@ -43,6 +44,9 @@ _HOME = {
     "Suite": "cell",
     "Task": "task",
     "Upload": "method",
+    "is_norm": "models",
+    "is_running_statistic": "models",
+    "Size": "method",
     "simplex": "method",
 }
 
@@ -67,8 +71,12 @@ if TYPE_CHECKING:
     from fedbench.method import Limit as Limit
     from fedbench.method import Method as Method
     from fedbench.method import Predictor as Predictor
+    from fedbench.method import Range as Range
+    from fedbench.method import Size as Size
     from fedbench.method import Upload as Upload
     from fedbench.method import simplex as simplex
+    from fedbench.models import is_norm as is_norm
+    from fedbench.models import is_running_statistic as is_running_statistic
     from fedbench.outcome import Outcome as Outcome
     from fedbench.partition import Dirichlet as Dirichlet
     from fedbench.partition import Natural as Natural

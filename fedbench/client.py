@@ -152,7 +152,7 @@ class Client:
         loss : callable
             ``loss(client, batch)``, a scalar.
         train : callable
-            Says by name what is trained; all, if not given. The rest is passed through.
+            Says by name what is trained; all, if not given, but never a buffer. The rest is passed through.
         epochs, batch_size, lr, momentum, weight_decay : optional
             Those of the protocol, if not given.
         edit_gradients : callable, optional
@@ -184,7 +184,7 @@ class Client:
         protocol = self.protocol
         training = Training(
             params=params,
-            names=tuple(name for name in params if train(name)),
+            names=tuple(name for name in params if train(name) and name not in self.model.buffers),
             loss=loss,
             batches=tuple(self._batches(stream, epochs, batch_size or protocol.batch_size, data)),
             lr=self.lr if lr is None else lr,
@@ -206,9 +206,17 @@ class Client:
             self.train_loss = fit.loss
         return fit
 
-    def batch(self, params: Mapping[str, Tensor], index: Tensor, given: Mapping[str, Tensor] | None = None) -> Batch:
+    def batch(
+        self,
+        params: Mapping[str, Tensor],
+        index: Tensor,
+        given: Mapping[str, Tensor] | None = None,
+        *,
+        train: bool = False,
+    ) -> Batch:
         """Return some training samples, by position, with the parameters at which a loss is asked for."""
-        return Batch(self.model, self.kind, params, self.inputs[index], self.targets[index], index, given or {})
+        x, y = self.inputs[index], self.targets[index]
+        return Batch(self.model, self.kind, params, x, y, index, given or {}, train=train)
 
     def outputs(self, params: Mapping[str, Tensor]) -> Output:
         """Return what a model says of all training samples, in order, in batches of the recorded size."""

@@ -51,6 +51,50 @@ class Limit:
 
 
 @dataclass(frozen=True)
+class Range:
+    """Where a hyperparameter is searched: between two bounds, or among some values.
+
+    Parameters
+    ----------
+    name : str
+        Of the hyperparameter.
+    low, high : float
+        Bounds, both included; not given where there are values.
+    log : bool
+        Whether to search its logarithm.
+    values : tuple
+        All there is to choose from.
+    source : str
+        Where the range comes from, such as ``"paper, section 5.1"``.
+    """
+
+    name: str
+    low: float | None = None
+    high: float | None = None
+    log: bool = False
+    values: tuple[Any, ...] = ()
+    source: str = ""
+
+
+@dataclass(frozen=True)
+class Size:
+    """How large things are that cross the wire; see `Method.traffic`.
+
+    Parameters
+    ----------
+    shared, model : int
+        Bytes of the tensors that the method shares, and of the whole model.
+    classes, features : int
+        Number of classes (C), and of features, the inputs of the last layer (d).
+    """
+
+    shared: int
+    model: int
+    classes: int
+    features: int
+
+
+@dataclass(frozen=True)
 class Download:
     """What one client is sent: the shared part of a model, and anything else by name. All of it is counted."""
 
@@ -116,6 +160,10 @@ class Method:
         Bumped by any change that can change a score.
     family : {"global", "personalised", "reference"}
         One global model, a model a client, or a reference point: shown beside the board and never ranked.
+    mechanism : str
+        What it does differently, in a word or two: ``"regularisation"``, ``"distillation"``, ``"partial sharing"``, ...
+    space : tuple of Range
+        Where its hyperparameters are searched; those that are not named are not tuned.
     pooled : bool
         Whether one client holds all training data; for reference points only.
     limits : tuple of Limit
@@ -126,6 +174,8 @@ class Method:
 
     version: ClassVar[int] = 1
     family: ClassVar[Literal["global", "personalised", "reference"]] = "global"
+    mechanism: ClassVar[str] = "averaging"
+    space: ClassVar[tuple[Range, ...]] = ()
     pooled: ClassVar[bool] = False
     limits: ClassVar[tuple[Limit, ...]] = ()
     bibtex: ClassVar[str] = ""
@@ -169,6 +219,14 @@ class Method:
     def hyperparameters(self) -> dict[str, Any]:
         """Return the resolved hyperparameters, as they are hashed and logged."""
         return dataclasses.asdict(self)
+
+    def traffic(self, size: Size) -> tuple[int | None, int | None]:
+        """Return the bytes (down, up) of one sampled client in a round; None where they vary from round to round.
+
+        What is sent once, or asked for by `query`, is not in it. The conformance suite compares it with what was
+        measured.
+        """
+        return size.shared, size.shared + 8  # n_k is a number of 8 bytes
 
     # --- client -------------------------------------------------------------------------------------------------
 
@@ -215,7 +273,11 @@ class Method:
     # --- counted traffic outside the normal round ---------------------------------------------------------------
 
     def query(self, server: Server) -> Sequence[int]:
-        """Return the clients asked for a report before this round (``server.round``, counted from 0)."""
+        """Return the clients asked for a report before this round (``server.round``, counted from 0).
+
+        Asked once more when the last round is over, with ``server.round == server.rounds``: what the method then
+        makes of its model is recorded as ``final``, beside the last round.
+        """
         return ()
 
     def report(self, client: Client) -> Upload:

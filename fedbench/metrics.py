@@ -168,6 +168,8 @@ EXAMPLE = Outcome(
     local=np.array([[1, 1, 0, 0], [1, 0, 1, 1], [0, 0, 0, 0]], dtype=np.bool_),
     personal_rounds=np.array([2]),
     personal=np.array([[1, 0, 1, 1]], dtype=np.bool_),
+    final_predictions=np.array([0, 0, 1, 0]),
+    final_on_clients=np.array([1, 1, 1, 0], dtype=np.bool_),
     bytes_up=np.array([10, 20, 10]),
     bytes_down=np.array([20, 40, 20]),
     seconds_train=np.array([1.0, 2.0, 1.0]),
@@ -439,6 +441,23 @@ def global_accuracy_last(outcome: Outcome) -> float | None:
     0.25
     """
     return _last(global_accuracy(outcome))
+
+
+@metric("Global accuracy, final", "A_g(+)", level="global", model="global")
+def global_accuracy_final(outcome: Outcome) -> float | None:
+    """Accuracy of the global model on the global test set, after what the method did when the last round was over.
+
+    A calibration of the classifier (CCVR), for instance. Not defined for methods that then do nothing: for them it
+    would be the accuracy after the last round.
+
+    Examples
+    --------
+    >>> global_accuracy_final(EXAMPLE)
+    0.75
+    """
+    if outcome.final_predictions is None or not len(outcome.test_labels):
+        return None
+    return float((outcome.final_predictions == outcome.test_labels).mean())
 
 
 @metric("Global accuracy, selected round", "A_g(v)", level="global", model="global")
@@ -840,7 +859,7 @@ def bytes_up(outcome: Outcome) -> float | None:
     >>> bytes_up(EXAMPLE)
     40.0
     """
-    return float(outcome.bytes_up.sum())
+    return float(outcome.bytes_up.sum() + outcome.final_bytes_up)
 
 
 @metric("Bytes down", "↓", level="cost", model=None, unit="bytes", bounds=(0.0, None), direction="lower")
@@ -852,7 +871,7 @@ def bytes_down(outcome: Outcome) -> float | None:
     >>> bytes_down(EXAMPLE)
     80.0
     """
-    return float(outcome.bytes_down.sum())
+    return float(outcome.bytes_down.sum() + outcome.final_bytes_down)
 
 
 @metric(

@@ -45,6 +45,13 @@ class Outcome:
         Rounds after which personal models were evaluated; the last is R - 1 if there is any.
     personal : bool array (P, M) or None
         Whether each client's personal model is right on its own local test samples.
+    final_predictions : int64 array (N,) or None
+        Predicted class of the global model after the traffic that a method asked for when the last round was over;
+        None for most methods, which ask for none.
+    final_on_clients : bool array (M,) or None
+        Whether that model is right on each local test sample.
+    final_bytes_up, final_bytes_down : int
+        That traffic.
     bytes_up, bytes_down : int64 array (R,)
         Measured traffic of all clients together.
     seconds_train, seconds_evaluate : float64 array (R,)
@@ -65,6 +72,10 @@ class Outcome:
     local: Bits | None
     personal_rounds: Counts
     personal: Bits | None
+    final_predictions: Counts | None = None
+    final_on_clients: Bits | None = None
+    final_bytes_up: int = 0
+    final_bytes_down: int = 0
     bytes_up: Counts
     bytes_down: Counts
     seconds_train: Values

@@ -65,6 +65,10 @@ ARRAYS = {
     "local_client_correct": "bits (R, M), packed: local models of the sampled clients on their own test sets",
     "personal_rounds": "int64 (P,): rounds with personal models",
     "personal_client_correct": "bits (P, M), packed: personal models on their own test sets",
+    "final_test_predictions": "uint8 (N,): global model after the traffic that follows the last round",
+    "final_client_correct": "bits (M,), packed: the same model on every client's local test set",
+    "final_bytes_down": "int64 (K,): that traffic, to each client",
+    "final_bytes_up": "int64 (K,): that traffic, from each client",
 }
 """The arrays of ``predictions.npz``; those of a model that the method does not have are absent."""
 
@@ -170,6 +174,7 @@ class Record:
 
         predictions = arrays.get("global_test_predictions")
         probabilities = arrays.get("global_test_probabilities")
+        final = "final_test_predictions" in arrays
         return Outcome(
             n_classes=arrays["train_class_counts"].shape[1],
             sampled=arrays["schedule"],
@@ -183,6 +188,10 @@ class Record:
             local=bits("local_client_correct", int(offsets[-1])),
             personal_rounds=arrays.get("personal_rounds", np.zeros(0, dtype=np.int64)),
             personal=bits("personal_client_correct", int(offsets[-1])),
+            final_predictions=arrays["final_test_predictions"].astype(np.int64) if final else None,
+            final_on_clients=bits("final_client_correct", int(offsets[-1])),
+            final_bytes_up=int(arrays["final_bytes_up"].sum()) if "final_bytes_up" in arrays else 0,
+            final_bytes_down=int(arrays["final_bytes_down"].sum()) if "final_bytes_down" in arrays else 0,
             bytes_up=column("bytes_up"),
             bytes_down=column("bytes_down"),
             seconds_train=column("seconds_train"),

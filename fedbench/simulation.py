@@ -241,6 +241,7 @@ class Simulation:
         self.clients: Columns = {name: [] for name in CLIENT_COLUMNS}
         self.arrays: dict[str, list[npt.NDArray[Any]]] = {}
         self.probabilities: npt.NDArray[np.float16] | None = None
+        self.final: dict[str, npt.NDArray[Any]] = {}
 
     # --- one round ----------------------------------------------------------------------------------------------
 
@@ -359,6 +360,20 @@ class Simulation:
             for name, sent in (("bytes_down", client.received), ("bytes_up", upload)):
                 row.clients[name][client.id] = np.nansum([row.clients[name][client.id], payload_bytes(sent)])
         return copied(upload)
+
+    def _finish(self) -> None:
+        """Run the traffic that a method asks for after the last round, and evaluate what it makes of the model."""
+        self.server.round = self.protocol.rounds
+        row = self._empty_row(self.protocol.rounds)
+        if not self._query(self.protocol.rounds, row):
+            return
+        for name in ("bytes_down", "bytes_up"):
+            self.final[f"final_{name}"] = np.nan_to_num(row.clients[name]).astype(np.int64)
+        predictor = self.method.predictor(self.server)
+        if predictor is not None:
+            result = self.evaluator.everywhere(predictor)
+            self.final["final_test_predictions"] = result.predictions
+            self.final["final_client_correct"] = np.packbits(result.clients)
 
     def _weights(self, uploads: Sequence[Upload], t: int) -> list[float]:
         weights = [float(weight) for weight in self.method.weights(self.server, uploads)]
@@ -503,6 +518,7 @@ class Simulation:
                     f"{self.cell.method_name}: a {name.partition('_')[0]} model in {len(self.arrays[name])} of "
                     f"{rounds} rounds; a method has one in every round, or none."
                 )
+        self._finish()
         federation, targets = self.federation, self.targets.cpu().numpy()
         n_clients, tests = len(federation.tests), np.concatenate(federation.tests)
         schedule = np.zeros((self.done, n_clients), dtype=bool)
@@ -520,6 +536,7 @@ class Simulation:
             "client_test_ids": tests,
             "client_test_labels": targets[tests].astype(np.uint8),
             **{name: np.stack(values) for name, values in self.arrays.items()},
+            **self.final,
         }
         if self.probabilities is not None:
             arrays["global_test_probabilities"] = self.probabilities
@@ -571,8 +588,8 @@ class Simulation:
                 flops=self.model.flops(),
             ),
             models=tuple(model for model, array in names.items() if array in arrays),
-            bytes_up=int(total["bytes_up"]),
-            bytes_down=int(total["bytes_down"]),
+            bytes_up=int(total["bytes_up"]) + int(self.final.get("final_bytes_up", np.zeros(1)).sum()),
+            bytes_down=int(total["bytes_down"]) + int(self.final.get("final_bytes_down", np.zeros(1)).sum()),
             train_samples=int(total["train_samples"]),
             forward_samples=int(total["forward_samples"]),
             environment=environment(str(self.device)).model_copy(update={"training": self.trainer.describe()}),

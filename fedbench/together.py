@@ -295,6 +295,8 @@ def _base(request: _Request) -> Hashable:
     client, training = request.client, request.training
     if training.until is not None:
         raise _NotTogether("is asked after each step whether to stop")
+    if client.model.buffers:
+        raise _NotTogether("trains a model with running statistics")
     return (
         tuple(_common(what, training) for what in (training.loss, training.edit_gradients, training.project)),
         training.names,

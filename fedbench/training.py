@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor
+from torch.func import grad
 from torch.optim.sgd import sgd
 
 from fedbench.errors import MethodError
@@ -61,6 +62,8 @@ class Batch:
         What `Client.fit` was given for the loss.
     real : bool tensor (B,) or None
         Which samples are no padding, where clients of unequal size are trained together; `mean` knows of it.
+    train : bool
+        Whether the batch is passed for training: batch normalisation then uses the batch's own statistics.
     """
 
     model: Model
@@ -71,10 +74,20 @@ class Batch:
     index: Tensor
     given: Mapping[str, Tensor] = field(default_factory=dict)
     real: Tensor | None = None
+    train: bool = False
 
     def forward(self, params: Mapping[str, Tensor]) -> Output:
         """Return what the task's model says of this batch at some parameters."""
-        return self.model(params, self.x)
+        return self.model(params, self.x, train=self.train)
+
+    def gradients(self, loss: Callable[[Mapping[str, Tensor]], Tensor], at: Mapping[str, Tensor]) -> Params:
+        """Return the gradients of ``loss(params)`` at some parameters, for losses that take steps of their own.
+
+        They are part of what the loss depends on; ``detach`` them for a first-order method.
+        """
+        moved = {name: tensor for name, tensor in at.items() if name not in self.model.buffers}
+        rest = {name: tensor for name, tensor in at.items() if name in self.model.buffers}
+        return dict(grad(lambda params: loss({**rest, **params}))(moved))
 
     @cached_property
     def output(self) -> Output:
@@ -192,7 +205,7 @@ class OneByOne:
         losses: list[Tensor] = []
         seen: list[float] = []
         for index in training.batches:
-            batch = client.batch(live, index, training.given)
+            batch = client.batch(live, index, training.given, train=True)
             value = training.loss(client, batch)
             if not isinstance(value, Tensor) or value.dim() or not value.requires_grad:
                 raise MethodError(
@@ -215,6 +228,8 @@ class OneByOne:
                         leaves[name].copy_(tensor)
             for leaf in leaves.values():
                 leaf.grad = None
+            if client.model.buffers and "output" in vars(batch):  # computed, and so part of the loss
+                live |= {name: tensor.detach() for name, tensor in batch.output.buffers.items()}
             losses.append(value.detach())
             if training.until is not None:
                 seen.append(float(losses[-1]))

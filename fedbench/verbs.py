@@ -175,7 +175,12 @@ def _clients(task: Task) -> str:
 
 def _method_row(method: Any) -> dict[str, str]:
     defaults = ", ".join(f"{key}={value}" for key, value in method.defaults().items())
-    return {"family": method.family, "defaults": defaults, "title": first_line(method)}
+    return {
+        "family": method.family,
+        "mechanism": method.mechanism,
+        "defaults": defaults,
+        "title": first_line(method),
+    }
 
 
 def first_line(method: type) -> str:

@@ -19,4 +19,5 @@ class Centralised(Method):
     """
 
     family = "reference"
+    mechanism = "pooled data"
     pooled = True

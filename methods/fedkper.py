@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 import torch.nn.functional as F
 from annotated_types import Ge, Gt
 
-from fedbench import Limit, Method, Server, Upload, simplex
+from fedbench import Limit, Method, Range, Server, Size, Upload, simplex
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -51,6 +51,11 @@ class FedKPer(Method):
     tau: Annotated[float, Gt(0)] = 1.0
     lambda_max: Annotated[float, Ge(0)] = 10.0
 
+    mechanism = "distillation, weighting"
+    space = (
+        Range("tau", 0.5, 4.0, log=True, source="usual temperatures of distillation"),
+        Range("lambda_max", 1.0, 100.0, log=True, source="around the authors' 10"),
+    )
     limits = (
         Limit(at={"distil": False, "weighting": False}, equals="fedavg"),
         Limit(at={"lambda_max": 0.0, "weighting": False}, equals="fedavg"),
@@ -65,6 +70,9 @@ class FedKPer(Method):
   eprint    = {2605.00698}
 }
 """
+
+    def traffic(self, size: Size) -> tuple[int, int]:
+        return size.shared, size.shared + (16 if self.weighting else 8)
 
     def loss(self, client: Client, batch: Batch) -> Tensor:
         loss = super().loss(client, batch)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from annotated_types import Ge
 
-from fedbench import Limit, Method
+from fedbench import Limit, Method, Range
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -37,6 +37,8 @@ class FedProx(Method):
 
     mu: Annotated[float, Ge(0)] = 1.0
 
+    mechanism = "regularisation"
+    space = (Range("mu", 1e-3, 1.0, log=True, source="paper, section 5.2"),)
     limits = (Limit(at={"mu": 0.0}, equals="fedavg"),)
     bibtex = """
 @inproceedings{li2020federated,

@@ -24,6 +24,7 @@ class Local(Method):
     """
 
     family = "reference"
+    mechanism = "no communication"
 
     def shared(self, name: str) -> bool:
         return False

@@ -38,6 +38,7 @@ class Majority(Method):
     """
 
     family = "reference"
+    mechanism = "no training"
 
     def shared(self, name: str) -> bool:
         return False

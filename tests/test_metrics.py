@@ -35,6 +35,7 @@ def outcomes(draw, make):
         "local": (rng.random((rounds, total)) < right) & np.repeat(sampled, sizes, axis=1),
         "personal_rounds": np.array([rounds - 1]),
         "personal": rng.random((1, total)) < right,
+        "final_predictions": rng.integers(classes, size=n),
     }
     return make(
         rounds=rounds, sizes=sizes, labels=labels, n_classes=classes, sampled=sampled,
@@ -365,6 +366,7 @@ def test_order_changes_no_bit(any_outcome, data):
         sampled=outcome.sampled[:, clients],
         test_labels=outcome.test_labels[samples],
         test_predictions=outcome.test_predictions[:, samples],
+        final_predictions=outcome.final_predictions[samples],
         test_probabilities=outcome.test_probabilities[samples],
         validation=outcome.validation[:, ::-1],
         offsets=np.concatenate([[0], np.cumsum(np.diff(outcome.offsets)[clients])]),
@@ -396,10 +398,11 @@ def test_everything_is_defined_in_the_example():
 
 def test_metrics_of_an_absent_model_are_not_defined():
     absent = {"test_predictions": None, "test_probabilities": None, "validation": None, "on_clients": None}
+    absent |= {"final_predictions": None, "final_on_clients": None}
     of_global = {name for name, entry in METRICS.items() if entry.model == "global"}
     of_local = {name for name, entry in METRICS.items() if entry.model == "local"}
     of_personal = {name for name, entry in METRICS.items() if entry.model == "personal"}
-    assert len(of_global) == 10
+    assert len(of_global) == 11
     assert len(of_local) == 5
     assert len(of_personal) == 6
     assert undefined(dataclasses.replace(EXAMPLE, **absent)) == of_global | {"balance"}
@@ -474,8 +477,8 @@ def test_out_of_bounds_is_corrupt(monkeypatch):
 
 def test_cards():
     assert list(METRICS) == [
-        "global_accuracy_mean", "global_accuracy_last", "global_accuracy_selected", "global_balanced_accuracy",
-        "global_macro_f1", "global_auc",
+        "global_accuracy_mean", "global_accuracy_last", "global_accuracy_final", "global_accuracy_selected",
+        "global_balanced_accuracy", "global_macro_f1", "global_auc",
         "local_accuracy_mean", "local_accuracy_last", "worst_sampled_accuracy",
         "personal_accuracy", "worst_all_accuracy", "worst_fifth_accuracy", "client_sd", "client_gap", "jain_index",
         "bwt", "bwt_last", "consistency_step", "consistency_peak", "local_consistency_step", "local_consistency_peak",
@@ -490,7 +493,7 @@ def test_cards():
         assert f">>> {name}(EXAMPLE)" in entry.compute.__doc__
         assert entry.level == "cost" or "Not defined" in " ".join(entry.description.split())
         assert "\n  " not in entry.description
-    assert len({entry.title for entry in METRICS.values()}) == len({entry.symbol for entry in METRICS.values()}) == 28
+    assert len({entry.title for entry in METRICS.values()}) == len({entry.symbol for entry in METRICS.values()}) == 29
 
 
 def test_reconstructions_say_so():

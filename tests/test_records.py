@@ -26,6 +26,7 @@ BITS = {
     "global_client_correct": (R, M),
     "local_client_correct": (R, M),
     "personal_client_correct": (2, M),
+    "final_client_correct": (M,),
 }
 
 
@@ -93,6 +94,9 @@ def make_arrays(**changes):
         "global_test_predictions": rng.integers(C, size=(R, N)).astype(np.uint8),
         "global_test_probabilities": rng.dirichlet(np.ones(C), N).astype(np.float16),
         "personal_rounds": np.array([0, 2]),
+        "final_test_predictions": rng.integers(C, size=N).astype(np.uint8),
+        "final_bytes_down": np.array([7, 0]),
+        "final_bytes_up": np.array([0, 5]),
         **{name: np.packbits(bits, axis=-1) for name, bits in make_bits().items()},
     }
     return {name: array for name, array in {**arrays, **changes}.items() if array is not None}
@@ -169,10 +173,13 @@ def test_the_outcome_has_the_bits_that_were_packed(folder):
         ("test_probabilities", arrays["global_test_probabilities"].astype(np.float64)),
         ("personal_rounds", np.array([0, 2])),
         ("offsets", np.array(OFFSETS)),
+        ("final_predictions", arrays["final_test_predictions"].astype(np.int64)),
+        ("final_on_clients", bits["final_client_correct"]),
         ("bytes_up", np.array([28, 28, 28])),
         ("seconds_train", np.array([0.1, 0.2, 0.3])),
     ):
         np.testing.assert_array_equal(getattr(outcome, name), value, strict=True, err_msg=name)
+    assert (outcome.final_bytes_down, outcome.final_bytes_up) == (7, 5)
     assert (outcome.n_classes, outcome.rounds, outcome.n_clients) == (C, R, K)
     by_hand = [[row[:4].sum() / 4, row[4:].sum() / 7] for row in bits["global_client_correct"]]
     np.testing.assert_allclose(outcome.per_client(outcome.on_clients), by_hand, rtol=1e-15)
@@ -180,6 +187,7 @@ def test_the_outcome_has_the_bits_that_were_packed(folder):
 
 def test_a_model_that_the_method_has_not_is_none_and_not_zero(folder):
     absent = ["global_test_predictions", "global_test_probabilities", "personal_rounds", *BITS]
+    absent += ["final_test_predictions", "final_bytes_down", "final_bytes_up"]
     outcome = make_record(folder, arrays=make_arrays(**dict.fromkeys(absent))).outcome
     for name in ("test_predictions", "test_probabilities", "validation", "on_clients", "local", "personal"):
         assert getattr(outcome, name) is None, name
