@@ -184,7 +184,7 @@ class Client:
         protocol = self.protocol
         training = Training(
             params=params,
-            names=tuple(name for name in params if train(name) and name not in self.model.buffers),
+            names=tuple(name for name in params if train(name) and self._is_trained(name)),
             loss=loss,
             batches=tuple(self._batches(stream, epochs, batch_size or protocol.batch_size, data)),
             lr=self.lr if lr is None else lr,
@@ -265,12 +265,13 @@ class Client:
         measured: list[Any] = []
         pool = torch.arange(self.n) if data is None else torch.from_numpy(data)
         for index in pool.split(batch_size or self.protocol.evaluation_batch):
-            live = {name: tensor.detach().clone().requires_grad_(gradients) for name, tensor in params.items()}
+            live = {name: tensor.detach().clone() for name, tensor in params.items()}
+            leaves = {name: leaf.requires_grad_(gradients) for name, leaf in live.items() if self._is_trained(name)}
             batch = self.batch(live, index)
             with torch.set_grad_enabled(gradients):
                 result = value(self, batch)
             if gradients:
-                measured.append(dict(zip(live, torch.autograd.grad(result, list(live.values())), strict=True)))
+                measured.append(dict(zip(leaves, torch.autograd.grad(result, list(leaves.values())), strict=True)))
                 self.work.trained += len(index)
             else:
                 measured.append(result)
@@ -307,6 +308,9 @@ class Client:
         if self.local is None and params:
             self.local = params
         return Upload(self.id, self.n, {k: v for k, v in params.items() if self.shared(k)}, extra)
+
+    def _is_trained(self, name: str) -> bool:
+        return name not in self.model.buffers
 
     def _batches(self, stream: str, epochs: int | None, batch_size: int, data: Indices | None) -> Iterator[Tensor]:
         rng = self.streams.rng(stream, client=self.id, round=self.round)

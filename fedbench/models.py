@@ -48,6 +48,9 @@ class BatchNorm(nn.Module):
     A batch of one value a channel is normalised by the running statistics.
     """
 
+    mean: Tensor
+    var: Tensor
+
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.empty(channels))

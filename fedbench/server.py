@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from fedbench.method import Download, Upload
-from fedbench.models import Params
+from fedbench.models import Model, Params
 from fedbench.seeds import Streams
 
 
@@ -33,6 +33,8 @@ class Server:
         Says which tensors cross the wire.
     streams : Streams
         Source of `rng`.
+    model : Model
+        The task's, for predictors of a method's own.
     state : dict
         What lasts between rounds: tensors, dicts of tensors, numbers, by name. Replace, do not change in place.
     """
@@ -43,6 +45,7 @@ class Server:
     rounds: int
     shared: Callable[[str], bool]
     streams: Streams
+    model: Model = None  # type: ignore[assignment]  # the arithmetic of a method can be tried without
     round: int = 0
     state: dict[str, Any] = field(default_factory=dict)
 
@@ -56,11 +59,23 @@ class Server:
         Sums run in float64 and in the order of the uploads, so that rounding does not depend on their number.
         """
         shared = {
-            name: _mean([upload.params[name] for upload in uploads], weights)
+            name: _weighted_sum([upload.params[name] for upload in uploads], weights)
             for name in self.params
             if self.shared(name)
         }
         return {**self.params, **shared}
+
+    def change(self, uploads: Sequence[Upload], weights: Sequence[float]) -> Params:
+        """Return the weighted sum of the uploads' differences from the global model, for the shared tensors.
+
+        With weights that sum to one it is the average minus the global model: to server optimisers, a negative
+        gradient. It is exactly zero where no upload differs. Sums run in float64, as in `average`.
+        """
+        return {
+            name: _weighted_sum([upload.params[name].to(torch.float64) - w for upload in uploads], weights).to(w.dtype)
+            for name, w in self.params.items()
+            if self.shared(name)
+        }
 
     def rng(self, name: str, client: int | None = None) -> np.random.Generator:
         """Return a method's own stream for this round, or for this round and client."""
@@ -68,7 +83,7 @@ class Server:
         return self.streams.rng(f"method/{name}", round=self.round, **depends)
 
 
-def _mean(tensors: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
+def _weighted_sum(tensors: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
     total = torch.zeros_like(tensors[0], dtype=torch.float64)
     for tensor, weight in zip(tensors, weights, strict=True):
         total += weight * tensor.to(torch.float64)

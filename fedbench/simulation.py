@@ -231,6 +231,7 @@ class Simulation:
             rounds=self.protocol.rounds,
             shared=self.method.shared,
             streams=self.streams,
+            model=self.model,
         )
         self.method.init_server(self.server)
         self.checkpoint = checkpoint
@@ -365,7 +366,9 @@ class Simulation:
         """Run the traffic that a method asks for after the last round, and evaluate what it makes of the model."""
         self.server.round = self.protocol.rounds
         row = self._empty_row(self.protocol.rounds)
-        if not self._query(self.protocol.rounds, row):
+        queried = self._query(self.protocol.rounds, row)
+        self.server.round = self.protocol.rounds - 1  # what is deployed is that of the last round
+        if not queried:
             return
         for name in ("bytes_down", "bytes_up"):
             self.final[f"final_{name}"] = np.nan_to_num(row.clients[name]).astype(np.int64)

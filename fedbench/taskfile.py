@@ -14,7 +14,13 @@ from fedbench.task import Partitioner, Protocol, Spec, Task
 Section = TypeVar("Section", bound=Spec)
 
 PARTITIONERS: dict[str, type[Partitioner]] = {"dirichlet": Dirichlet, "natural": Natural}
-DIMENSIONS = {"cnn-small": 3, "cnn4": 3, "mlp": 1}  # by name, how many dimensions a sample has
+DIMENSIONS = {
+    "cnn-small": 3,
+    "cnn-small-bn": 3,
+    "cnn4": 3,
+    "cnn4-bn": 3,
+    "mlp": 1,
+}  # by name, how many dimensions a sample has
 CARD = ("name", "title", "description", "source", "version")
 SECTIONS = ("task", "data", "partition", "model", "protocol")
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
@@ -113,7 +113,15 @@ class Batch:
         if self.real is None:
             return values.mean(dim=0)
         real = self.real.reshape(-1, *[1] * (values.dim() - 1))
-        return torch.where(real, values, torch.zeros_like(values)).sum(dim=0) / self.real.sum()
+        return torch.where(real, values, torch.zeros_like(values)).sum(dim=0) / self.real.sum().clamp(min=1)
+
+    def part(self, positions: slice) -> Batch:
+        """Return the samples at some positions as a batch of their own, at the same parameters.
+
+        Where clients are trained together a part may be all padding; its means are zero.
+        """
+        x, y, index = self.x[positions], self.y[positions], self.index[positions]
+        return replace(self, x=x, y=y, index=index, real=None if self.real is None else self.real[positions])
 
 
 Loss = Callable[["Client", Batch], Tensor]

@@ -280,3 +280,19 @@ def test_a_loss_that_cannot_be_minimised_is_named(make_client, loss, what):
     client = make_client()
     with pytest.raises(MethodError, match=f"the loss of client 0 in round 0 is {what}; it must be a scalar"):
         client.fit(client.params, loss)
+
+
+def test_a_part_of_a_batch_is_a_batch_of_its_own(make_client):
+    """Every other sample: its means are over these alone; where all of them are padding, they are zero."""
+    client = make_client()
+    whole = client.batch(client.params, torch.arange(7))
+    values = torch.arange(7.0)
+    odd = whole.part(slice(1, None, 2))
+    assert odd.index.tolist() == [1, 3, 5]
+    assert torch.equal(odd.x, client.inputs[[1, 3, 5]])
+    assert torch.equal(odd.y, client.targets[[1, 3, 5]])
+    assert odd.mean(values[1::2]) == 3
+    torch.testing.assert_close(odd.logits, whole.logits[1::2])
+    whole.real = torch.arange(7) < 4
+    assert whole.part(slice(1, None, 2)).mean(values[1::2]) == 2
+    assert whole.part(slice(4, None)).mean(values[4:]) == 0

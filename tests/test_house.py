@@ -282,10 +282,19 @@ def test_nothing_is_pickled() -> None:
     assert_none(defects, "a record or a data file may come from anybody:")
 
 
+def code_lines(module: Module) -> int:
+    """Return a method's lines without its docstrings and its BibTeX, which are as long as they need to be."""
+    prose = [
+        node
+        for node in ast.walk(module.tree)
+        if isinstance(node, ast.Expr | ast.Assign) and isinstance(node.value, ast.Constant)
+        if isinstance(node.value.value, str)
+    ]
+    lines = module.path.read_text(encoding="utf-8").splitlines()
+    return len(lines) - sum(node.end_lineno - node.lineno + 1 for node in prose)
+
+
 def test_methods_are_short() -> None:
-    lengths = {
-        module.path.name: len(module.path.read_text(encoding="utf-8").splitlines())
-        for module in modules().values()
-        if inside(module.name, ["fedbench.methods"])
-    }
-    assert_none([f"{name}: {n} lines" for name, n in lengths.items() if n > 100], "at most 100 lines a method:")
+    lengths = {module.path.name: code_lines(module) for module in modules().values() if module.floor == 3}
+    lengths = {name: n for name, n in lengths.items() if (ROOT / "methods" / name).exists()}
+    assert_none([f"{name}: {n} lines" for name, n in lengths.items() if n > 125], "at most 125 lines of code a method:")

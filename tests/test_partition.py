@@ -5,7 +5,7 @@ import time
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedbench import Dirichlet, Natural, PartitionError, SpecError
@@ -34,6 +34,7 @@ def split(partitioner, targets, seed=0, sites=None):
     return partitioner.split(targets, sites, n_classes, np.random.default_rng(seed))
 
 
+@settings(deadline=None)
 @given(
     counts=st.lists(st.integers(20, 90), min_size=1, max_size=5),
     clients=st.integers(1, 5),

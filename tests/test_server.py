@@ -104,8 +104,44 @@ def test_averaging_changes_neither_uploads_nor_server():
         assert torch.equal(uploads[0].params[name], before[name])
 
 
+@pytest.mark.parametrize("weights", [[0.2, 0.3, 0.5], [0.7, 1.1, 2.0]])
+def test_the_change_is_numpy_s_weighted_sum_of_differences(weights):
+    uploads = make_uploads(3)
+    params = make_uploads(1, seed=9)[0].params
+    change = make_server(params).change(uploads, weights)
+    for name, w in params.items():
+        moves = np.stack([upload.params[name].numpy().astype(np.float64) - w.numpy() for upload in uploads])
+        exact = np.tensordot(np.array(weights), moves, axes=1)
+        assert change[name].dtype == torch.float32
+        np.testing.assert_allclose(change[name].numpy(), exact.astype(np.float32), rtol=2e-7, atol=1e-12)
+
+
+def test_the_change_leads_to_the_average():
+    uploads = make_uploads(4)
+    weights = simplex(upload.n for upload in uploads)
+    server = make_server(make_uploads(1, seed=9)[0].params)
+    mean, change = server.average(uploads, weights), server.change(uploads, weights)
+    for name, w in server.params.items():
+        torch.testing.assert_close(w + change[name], mean[name], rtol=1e-6, atol=1e-6)
+
+
+def test_where_no_upload_differs_the_change_is_zero():
+    upload = make_uploads(1)[0]
+    change = make_server(upload.params).change([upload] * 7, simplex(range(1, 8)))
+    assert not any(tensor.any() for tensor in change.values())
+
+
+def test_the_change_has_the_shared_tensors_alone():
+    params = {"body": torch.zeros(2), "head": torch.zeros(2)}
+    server = make_server(params, shared=lambda name: name != "head")
+    change = server.change([Upload(0, 1, {"body": torch.ones(2)})], [2.0])
+    assert {name: tensor.tolist() for name, tensor in change.items()} == {"body": [2.0, 2.0]}
+
+
 def test_as_many_weights_as_uploads():
     uploads = make_uploads(2)
+    with pytest.raises(ValueError, match="shorter"):
+        make_server(uploads[0].params).change(uploads, [1.0])
     with pytest.raises(ValueError, match="shorter"):
         make_server(uploads[0].params).average(uploads, [1.0])
 
