@@ -111,5 +111,6 @@ def bucket():
             patch.setenv(name, "testing")
         S3FileSystem().mkdir("bucket")
         yield "s3://bucket/some/prefix"
+        S3FileSystem().rm("bucket", recursive=True)  # what a server held, the next one in this process holds too
         S3FileSystem.clear_instance_cache()
     server.stop()
