@@ -20,12 +20,15 @@ _HOME = {
     "DataMissingError": "errors",
     "Dataset": "task",
     "Dirichlet": "partition",
+    "DirichletSizes": "partition",
     "Download": "method",
     "Embedded": "datasets",
     "FedBenchError": "errors",
     "FEDKPER_PROTOCOL": "task",
     "Federation": "federation",
+    "IID": "partition",
     "Limit": "method",
+    "LogNormalSizes": "partition",
     "MedMNIST": "datasets",
     "Method": "method",
     "MethodError": "errors",
@@ -34,13 +37,18 @@ _HOME = {
     "Outcome": "outcome",
     "PartitionError": "errors",
     "Partitioner": "task",
+    "PlainDirichlet": "partition",
     "PluginError": "errors",
     "Protocol": "task",
+    "Provided": "datasets",
     "Range": "method",
     "Record": "records",
     "RecordError": "errors",
     "Server": "server",
+    "Shards": "partition",
+    "SiteStyles": "styles",
     "SpecError": "errors",
+    "Styles": "task",
     "Suite": "cell",
     "Task": "task",
     "Upload": "method",
@@ -58,6 +66,7 @@ if TYPE_CHECKING:
     from fedbench.datasets import Embedded as Embedded
     from fedbench.datasets import MedMNIST as MedMNIST
     from fedbench.datasets import NpzFile as NpzFile
+    from fedbench.datasets import Provided as Provided
     from fedbench.errors import DataError as DataError
     from fedbench.errors import DataMissingError as DataMissingError
     from fedbench.errors import FedBenchError as FedBenchError
@@ -78,15 +87,22 @@ if TYPE_CHECKING:
     from fedbench.models import is_norm as is_norm
     from fedbench.models import is_running_statistic as is_running_statistic
     from fedbench.outcome import Outcome as Outcome
+    from fedbench.partition import IID as IID
     from fedbench.partition import Dirichlet as Dirichlet
+    from fedbench.partition import DirichletSizes as DirichletSizes
+    from fedbench.partition import LogNormalSizes as LogNormalSizes
     from fedbench.partition import Natural as Natural
+    from fedbench.partition import PlainDirichlet as PlainDirichlet
+    from fedbench.partition import Shards as Shards
     from fedbench.records import Record as Record
     from fedbench.server import Server as Server
+    from fedbench.styles import SiteStyles as SiteStyles
     from fedbench.task import FEDKPER_PROTOCOL as FEDKPER_PROTOCOL
     from fedbench.task import Data as Data
     from fedbench.task import Dataset as Dataset
     from fedbench.task import Partitioner as Partitioner
     from fedbench.task import Protocol as Protocol
+    from fedbench.task import Styles as Styles
     from fedbench.task import Task as Task
     from fedbench.training import Batch as Batch
 

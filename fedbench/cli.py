@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -91,6 +92,19 @@ def _table(rows: Sequence[dict[str, str]]) -> None:
     _console().print(table)
 
 
+_results = click.option(
+    "--out", "results", type=click.Path(path_type=Path), default=Path("results"), show_default=True,
+    help="Folder for records.",
+)  # fmt: skip
+_reports = click.option(
+    "--reports", type=click.Path(path_type=Path), default=Path("reports"), show_default=True,
+    help="Folder for boards.",
+)  # fmt: skip
+_data_dir = click.option(
+    "--data-dir", type=click.Path(path_type=Path), help="Look for data here first, then in $FEDBENCH_DATA."
+)
+
+
 # --- looking ----------------------------------------------------------------------------------------------------------
 
 
@@ -105,11 +119,12 @@ def ls(what: str) -> None:
 
 @cli.command()
 @click.argument("name")
-def show(name: str) -> None:
-    """Print the card of a task, method, suite or metric."""
+@_data_dir
+def show(name: str, data_dir: Path | None) -> None:
+    """Print the card of a task, method, suite or metric; a task's with its split drawn."""
     from fedbench import verbs
 
-    what, card = verbs.show(name)
+    what, card = verbs.show(name, data_dir, max(40, shutil.get_terminal_size().columns))
     click.echo(f"{name} ({what})\n\n{card}")
 
 
@@ -123,19 +138,6 @@ def cite(methods: tuple[str, ...]) -> None:
 
 
 # --- running ----------------------------------------------------------------------------------------------------------
-
-_results = click.option(
-    "--out", "results", type=click.Path(path_type=Path), default=Path("results"), show_default=True,
-    help="Folder for records.",
-)  # fmt: skip
-_reports = click.option(
-    "--reports", type=click.Path(path_type=Path), default=Path("reports"), show_default=True,
-    help="Folder for boards.",
-)  # fmt: skip
-_data_dir = click.option(
-    "--data-dir", type=click.Path(path_type=Path), help="Look for data here first, then in $FEDBENCH_DATA."
-)
-
 
 def _selection(command: Callable[..., Any]) -> Callable[..., Any]:
     for option in (

@@ -203,8 +203,12 @@ class _Layouts(_OneFile, abc.ABC):
     file: str
     sites: tuple[str, ...] = ()
 
+    def _content(self, path: Path) -> tuple[Dataset, tuple[str, ...]]:
+        """Return the content of the file, and the names of the sites."""
+        return _either_layout(path)
+
     def _read(self, path: Path) -> Dataset:
-        dataset, sites = _either_layout(path)
+        dataset, sites = self._content(path)
         if sites != self.sites:
             raise DataError(f"{path}: samples are from the sites {sites}, not {self.sites} as declared.")
         return dataset
@@ -228,6 +232,42 @@ class Embedded(_Layouts):
 
     def _mend(self) -> str:
         return "install fedbench again."
+
+
+class Provided(_Layouts):
+    """An .npz file that users bring along: looked for where official ones are, but nobody offers it for download.
+
+    Parameters
+    ----------
+    arrays : dict of str to str
+        Names of the file's arrays that are ``x``, ``y`` and, if there is one, ``site``.
+    """
+
+    arrays: dict[str, str]
+
+    def locate(self, data_dir: Path | None = None) -> tuple[Path, ...]:
+        """Return the file in the first place that has it.
+
+        Raises
+        ------
+        DataMissingError
+            No place has it.
+        """
+        for place in places(data_dir):
+            if _is_file(place / self.file):
+                return (place / self.file,)
+        raise DataMissingError(
+            f"{self.file} is not on this machine (looked in {', '.join(map(str, places(data_dir)))}), and there is no "
+            "site to download it from; name the folder that has it with --data-dir or FEDBENCH_DATA."
+        )
+
+    def _content(self, path: Path) -> tuple[Dataset, tuple[str, ...]]:
+        held = _read_npz(path)
+        _need(path, held, self.arrays.values())
+        return _plain(path, {name: held[theirs] for name, theirs in self.arrays.items()})
+
+    def _mend(self) -> str:
+        return "get it again."
 
 
 class _OwnFile(_OneFile, abc.ABC):

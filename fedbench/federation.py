@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
 from fedbench.errors import PartitionError
 from fedbench.seeds import Streams, fingerprint
-from fedbench.task import Dataset, Indices, Task, Track
+from fedbench.task import Dataset, Indices, Styles, Task, Track
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 ROBUST_TEST = 50
 """Fewest images of a client's test set on the robust track."""
@@ -21,7 +25,7 @@ class Federation:
     Parameters
     ----------
     train : tuple of int64 arrays
-        Training samples of each client that trains.
+        Training samples of each client; those of a client that is held out serve its own adaptation alone.
     tests : tuple of int64 arrays
         Local test samples of each client of the task.
     global_test, validation : int64 arrays
@@ -30,6 +34,12 @@ class Federation:
         For each round the ids of the sampled clients, ascending.
     passes : tuple of int64 arrays
         For each round and sampled client the samples of its local training: epochs times training samples.
+    held_out : int
+        How many clients never train. They are the last ones, so the others count from 0 without a gap.
+    styles : Styles or None
+        How the images of the clients differ.
+    base : int
+        Base seed of the task's draws; 0 on the faithful track.
     pool : bool
         Whether one client holds everything (see `pooled`), so that trainers are not the clients that are tested.
     """
@@ -40,7 +50,15 @@ class Federation:
     validation: Indices
     schedule: tuple[Indices, ...]
     passes: tuple[Indices, ...]
+    held_out: int = 0
+    styles: Styles | None = None
+    base: int = 0
     pool: bool = False
+
+    @property
+    def trainers(self) -> int:
+        """How many clients may train; their ids are those below this number."""
+        return len(self.train) - self.held_out
 
     def pooled(self) -> Federation:
         """Return the same federation with one trainer that holds all training data and takes part in every round.
@@ -49,11 +67,30 @@ class Federation:
         """
         return replace(
             self,
-            train=(np.sort(np.concatenate(self.train)),),
+            train=(np.sort(np.concatenate(self.train[: self.trainers])),),
             schedule=tuple(np.zeros(1, dtype=np.int64) for _ in self.schedule),
             passes=tuple(passes.sum(keepdims=True) for passes in self.passes),
+            held_out=0,
             pool=True,
         )
+
+    def styled(self, images: Tensor, client: int, part: Literal["train", "test"]) -> Tensor:
+        """Return a client's images in its style; as they are, where the task has no styles.
+
+        Parameters
+        ----------
+        images : tensor (n, ...)
+            All samples of ``train[client]``, or all of ``tests[client]``, in this order.
+        client : int
+            Whose they are.
+        part : {"train", "test"}
+            Which of the two: the style is the same, the noise is not.
+        """
+        if self.styles is None:
+            return images
+        streams = Streams(self.base)
+        noise = streams.rng("style noise", client=client, part=part)
+        return self.styles.applied(images, streams.rng("style", client=client), noise)
 
     def partition_id(self) -> str:
         """Fingerprint of the split."""
@@ -74,10 +111,13 @@ def federate(task: Task, data: Dataset, track: Track, seed: int) -> Federation:
     Data without an official test split (hospitals) is cut the same way on both tracks: a stratified share of each
     client's samples is its test set, and the union of these is the global test set.
 
+    Clients that are held out, and the styles of all clients, belong to the partition: they are drawn when it is. Held
+    out clients come last, in the order of the others among themselves.
+
     Parameters
     ----------
     task : Task
-        Partitioner and protocol.
+        Partitioner, styles, held-out clients and protocol.
     data : Dataset
         Samples.
     track : {"faithful", "robust"}
@@ -90,10 +130,17 @@ def federate(task: Task, data: Dataset, track: Track, seed: int) -> Federation:
     PartitionError
         The split cannot be made; the message has the numbers and a mend.
     """
-    streams = Streams(seed if track == "robust" else 0)
+    if task.styles is not None and data.inputs.ndim != 4:
+        raise PartitionError(
+            f"{task.name} has samples of the shape {data.inputs.shape[1:]}, but styles are for images; leave them out."
+        )
+    base = seed if track == "robust" else 0
+    streams = Streams(base)
     sites = None if data.sites is None else data.sites[data.train]
     parts = task.partitioner.split(data.targets[data.train], sites, task.n_classes, streams.rng("partition"))
-    owned = [data.train[part] for part in parts]
+    held_out = _held_out(task, len(parts), streams.rng("held out"))
+    trainers = np.setdiff1d(np.arange(len(parts)), held_out)
+    owned = [data.train[parts[k]] for k in (*trainers, *held_out)]
     tests: list[Indices] = []
     for client, ids in enumerate(owned):
         rng = streams.rng("local test", client=client)
@@ -112,7 +159,7 @@ def federate(task: Task, data: Dataset, track: Track, seed: int) -> Federation:
             )
         tests.append(np.sort(chosen))
     train = tuple(np.sort(np.setdiff1d(ids, test)) for ids, test in zip(owned, tests, strict=True))
-    schedule = _schedule(len(train), task, track, seed)
+    schedule = _schedule(len(trainers), task, track, seed)
     return Federation(
         train=train,
         tests=tuple(tests),
@@ -120,7 +167,20 @@ def federate(task: Task, data: Dataset, track: Track, seed: int) -> Federation:
         validation=data.validation,
         schedule=schedule,
         passes=tuple(task.protocol.local_epochs * np.array([len(train[k]) for k in ids]) for ids in schedule),
+        held_out=len(held_out),
+        styles=task.styles,
+        base=base,
     )
+
+
+def _held_out(task: Task, n_clients: int, rng: np.random.Generator) -> Indices:
+    """Return which clients of a split never train: the task's share of them, but one at least and not all."""
+    if not task.held_out:
+        return np.zeros(0, dtype=np.int64)
+    if n_clients < 2:
+        raise PartitionError(f"{task.name} has a single client, so none can be held out; use more clients.")
+    size = min(max(round(task.held_out * n_clients), 1), n_clients - 1)
+    return np.sort(rng.choice(n_clients, size, replace=False))
 
 
 def balanced(labels: Indices, share: float, rng: np.random.Generator) -> Indices:

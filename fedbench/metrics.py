@@ -147,29 +147,30 @@ def evaluate(outcome: Outcome) -> dict[str, float | None]:
     return {name: entry.compute(outcome) for name, entry in METRICS.items()}
 
 
-# The worked example of all docstrings below: 3 rounds, 2 clients with 2 local test samples each, 4 global
-# test samples of 2 classes, 2 validation samples. 1 = right, 0 = wrong, . = the client is not sampled.
+# The worked example of all docstrings below: 3 rounds, 3 clients with 2 local test samples each, the last one held out,
+# 4 global test samples of 2 classes, 2 validation samples. 1 = right, 0 = wrong, . = the client is not sampled.
 #
-#             global model                                            local models            personal models
-#             test 0011   right  accuracy   valid.   on clients       sampled   clients       clients
-#   round 0   pred 0010    1110     3/4      10        11 | 00         0         11 | ..
-#   round 1   pred 0101    1001     2/4      11        10 | 11         0, 1      10 | 11
-#   round 2   pred 0100    1000     1/4      11        00 | 10         0         00 | ..       10 | 11
+#             global model                                              local models               personal models
+#             test 0011   right  accuracy   valid.   on clients         sampled   clients          clients
+#   round 0   pred 0010    1110     3/4      10        11 | 00 | 10     0         11 | .. | ..
+#   round 1   pred 0101    1001     2/4      11        10 | 11 | 11     0, 1      10 | 11 | ..
+#   round 2   pred 0100    1000     1/4      11        00 | 10 | 01     0         00 | .. | ..     10 | 11 | 11
 EXAMPLE = Outcome(
     n_classes=2,
-    sampled=np.array([[1, 0], [1, 1], [1, 0]], dtype=np.bool_),
+    sampled=np.array([[1, 0, 0], [1, 1, 0], [1, 0, 0]], dtype=np.bool_),
     test_labels=np.array([0, 0, 1, 1]),
     test_predictions=np.array([[0, 0, 1, 0], [0, 1, 0, 1], [0, 1, 0, 0]]),
     test_probabilities=np.array([[0.75, 0.25], [0.375, 0.625], [0.75, 0.25], [0.625, 0.375]]),
     validation=np.array([[1, 0], [1, 1], [1, 1]], dtype=np.bool_),
-    offsets=np.array([0, 2, 4]),
-    client_labels=np.array([0, 1, 0, 1]),
-    on_clients=np.array([[1, 1, 0, 0], [1, 0, 1, 1], [0, 0, 1, 0]], dtype=np.bool_),
-    local=np.array([[1, 1, 0, 0], [1, 0, 1, 1], [0, 0, 0, 0]], dtype=np.bool_),
+    offsets=np.array([0, 2, 4, 6]),
+    client_labels=np.array([0, 1, 0, 1, 0, 1]),
+    on_clients=np.array([[1, 1, 0, 0, 1, 0], [1, 0, 1, 1, 1, 1], [0, 0, 1, 0, 0, 1]], dtype=np.bool_),
+    local=np.array([[1, 1, 0, 0, 0, 0], [1, 0, 1, 1, 0, 0], [0, 0, 0, 0, 0, 0]], dtype=np.bool_),
     personal_rounds=np.array([2]),
-    personal=np.array([[1, 0, 1, 1]], dtype=np.bool_),
+    personal=np.array([[1, 0, 1, 1, 1, 1]], dtype=np.bool_),
+    held_out=np.array([0, 0, 1], dtype=np.bool_),
     final_predictions=np.array([0, 0, 1, 0]),
-    final_on_clients=np.array([1, 1, 1, 0], dtype=np.bool_),
+    final_on_clients=np.array([1, 1, 1, 0, 1, 0], dtype=np.bool_),
     bytes_up=np.array([10, 20, 10]),
     bytes_down=np.array([20, 40, 20]),
     seconds_train=np.array([1.0, 2.0, 1.0]),
@@ -396,7 +397,9 @@ def local_streams(outcome: Outcome) -> list[Bits] | None:
 
 
 def personal_accuracy_by_client(outcome: Outcome) -> Values | None:
-    """Return the accuracy of each client's personal model at its last evaluation, (K,), fraction.
+    """Return the accuracy of each client's personal model at its last evaluation, fraction.
+
+    Of the clients that may train: those held out are left out, see `held_out_accuracy`.
 
     None if the method has no personal models, or none was evaluated.
 
@@ -407,7 +410,8 @@ def personal_accuracy_by_client(outcome: Outcome) -> Values | None:
     """
     if outcome.personal is None or not len(outcome.personal):
         return None
-    return _per_client(outcome, outcome.personal[-1])
+    accuracies = _per_client(outcome, outcome.personal[-1])
+    return accuracies if outcome.held_out is None else accuracies[~outcome.held_out]
 
 
 # ---- Global model, global test set -------------------------------------------------------------------------
@@ -607,15 +611,15 @@ def worst_sampled_accuracy(outcome: Outcome) -> float | None:
     return _over_rounds(worst_sampled(outcome))
 
 
-# ---- Personal models, on all clients -----------------------------------------------------------------------
+# ---- Personal models, on all clients (those held out are not meant) ----------------------------------------
 
 
 @metric("Personal accuracy", "A_p", level="client", model="personal")
 def personal_accuracy(outcome: Outcome) -> float | None:
     """Mean over all clients of the accuracy of the personal model on the client's own local test samples.
 
-    At the last evaluation of personal models; every client counts the same. Not defined without personal
-    models.
+    At the last evaluation of personal models; every client counts the same. Held-out clients are not among them, nor in
+    the other metrics of personal models but `held_out_accuracy`. Not defined without personal models.
 
     Examples
     --------
@@ -713,6 +717,43 @@ def jain_index(outcome: Outcome) -> float | None:
     square = _mean(accuracies) * _mean(accuracies)
     variance: float = pvariance(accuracies.tolist())
     return square / (square + variance)
+
+
+# ---- Clients held out: how a method serves whoever comes later --------------------------------------------
+
+
+@metric("Held-out clients", "A_h", level="client", model="personal")
+def held_out_accuracy(outcome: Outcome) -> float | None:
+    """Mean over the held-out clients of the accuracy of the personal model on the client's own local test samples.
+
+    The personal model is what the method gives a client that never took part: the global model, or what the client
+    makes of it on its own training data. At the last evaluation of personal models; every client counts the same. Not
+    defined without personal models, or if no client is held out.
+
+    Examples
+    --------
+    Client 2 has 2/2 right.
+
+    >>> held_out_accuracy(EXAMPLE)
+    1.0
+    """
+    return _on_held_out(outcome, outcome.personal)
+
+
+@metric("Global model on held-out clients", "A_h,g", level="client", model="global")
+def held_out_global_accuracy(outcome: Outcome) -> float | None:
+    """Mean over the held-out clients of the accuracy of the global model on the client's own local test samples.
+
+    After the last round; every client counts the same. Not defined without a global model, or if no client is held out.
+
+    Examples
+    --------
+    Client 2: 1/2 in the last round.
+
+    >>> held_out_global_accuracy(EXAMPLE)
+    0.5
+    """
+    return _on_held_out(outcome, outcome.on_clients)
 
 
 # ---- Forgetting: always to be read beside an accuracy, since a constant model forgets nothing --------------
@@ -984,6 +1025,13 @@ def _require_samples(outcome: Outcome) -> None:
 def _per_client(outcome: Outcome, correct: Bits) -> Values:
     _require_samples(outcome)
     return outcome.per_client(correct)
+
+
+def _on_held_out(outcome: Outcome, correct: Bits | None) -> float | None:
+    """Return the mean accuracy of the held-out clients at the last of some evaluations."""
+    if correct is None or not len(correct) or outcome.held_out is None or not outcome.held_out.any():
+        return None
+    return _mean(_per_client(outcome, correct[-1])[outcome.held_out])
 
 
 def _sampled_accuracies(outcome: Outcome) -> list[Values] | None:

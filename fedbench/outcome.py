@@ -45,6 +45,8 @@ class Outcome:
         Rounds after which personal models were evaluated; the last is R - 1 if there is any.
     personal : bool array (P, M) or None
         Whether each client's personal model is right on its own local test samples.
+    held_out : bool array (K,) or None
+        Which clients never train; None where all may.
     final_predictions : int64 array (N,) or None
         Predicted class of the global model after the traffic that a method asked for when the last round was over;
         None for most methods, which ask for none.
@@ -72,6 +74,7 @@ class Outcome:
     local: Bits | None
     personal_rounds: Counts
     personal: Bits | None
+    held_out: Bits | None = None
     final_predictions: Counts | None = None
     final_on_clients: Bits | None = None
     final_bytes_up: int = 0

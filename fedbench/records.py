@@ -69,6 +69,7 @@ ARRAYS = {
     "final_client_correct": "bits (M,), packed: the same model on every client's local test set",
     "final_bytes_down": "int64 (K,): that traffic, to each client",
     "final_bytes_up": "int64 (K,): that traffic, from each client",
+    "held_out": "bool (K,): which clients never train; absent where all may",
 }
 """The arrays of ``predictions.npz``; those of a model that the method does not have are absent."""
 
@@ -188,6 +189,7 @@ class Record:
             local=bits("local_client_correct", int(offsets[-1])),
             personal_rounds=arrays.get("personal_rounds", np.zeros(0, dtype=np.int64)),
             personal=bits("personal_client_correct", int(offsets[-1])),
+            held_out=arrays.get("held_out"),
             final_predictions=arrays["final_test_predictions"].astype(np.int64) if final else None,
             final_on_clients=bits("final_client_correct", int(offsets[-1])),
             final_bytes_up=int(arrays["final_bytes_up"].sum()) if "final_bytes_up" in arrays else 0,

@@ -227,7 +227,7 @@ class Simulation:
         self.server = Server(
             params=dict(self.initial),
             initial=self.initial,
-            n_clients=len(self.plan.train),
+            n_clients=self.plan.trainers,
             rounds=self.protocol.rounds,
             shared=self.method.shared,
             streams=self.streams,
@@ -305,14 +305,13 @@ class Simulation:
         What it holds are copies: neither another client nor the server can be changed through them, and for an
         evaluation not even its own state.
         """
-        ids = torch.from_numpy(self.plan.train[k]).to(self.device)
         state = self.states.get(k, {})
         client = Client(
             id=k,
             round=self.server.round,
             rounds=self.protocol.rounds,
-            targets=self.targets[ids],
-            read_inputs=lambda: self.inputs[ids],
+            targets=self.targets[self.plan.train[k]],
+            read_inputs=partial(self._training_inputs, k),
             n_classes=self.cell.task.n_classes,
             received=copied(self.method.broadcast(self.server, k)),
             initial=CopiedWhenRead(self.initial),
@@ -329,10 +328,27 @@ class Simulation:
             self.method.init_client(client)
         return client
 
+    def _training_inputs(self, k: int) -> Tensor:
+        """Return the training inputs of a trainer, each in the style of the client that has it."""
+        ids, federation = self.plan.train[k], self.federation
+        if not self.plan.pool:
+            return federation.styled(self.inputs[ids], k, "train")
+        inputs = self.inputs[ids]
+        for client in range(federation.trainers) if federation.styles else ():
+            own = federation.train[client]
+            inputs[np.searchsorted(ids, own)] = federation.styled(self.inputs[own], client, "train")
+        return inputs
+
     def _query(self, t: int, row: _Row) -> list[Work]:
         """Run the counted traffic outside the normal round; return the work of who was asked."""
         queried, reports = [], []
-        for k in sorted(self.method.query(self.server)):
+        asked = sorted(self.method.query(self.server))
+        if strangers := [k for k in asked if not 0 <= k < self.server.n_clients]:
+            raise MethodError(
+                f"{self.cell.method_name}: the query in round {t} asks the clients {strangers}; ask some of "
+                f"range(server.n_clients), which is {self.server.n_clients}: no other takes part."
+            )
+        for k in asked:
             client = self._client(k, self.protocol.local_epochs * len(self.plan.train[k]))
             reports.append(self._received(self.method.report(client), client, row))
             queried.append(client.work)
@@ -541,6 +557,8 @@ class Simulation:
             **{name: np.stack(values) for name, values in self.arrays.items()},
             **self.final,
         }
+        if federation.held_out:
+            arrays["held_out"] = np.arange(n_clients) >= federation.trainers
         if self.probabilities is not None:
             arrays["global_test_probabilities"] = self.probabilities
         return write(

@@ -5,13 +5,16 @@ from __future__ import annotations
 import abc
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny, ValidationError
 
 from fedbench.errors import SpecError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Indices = npt.NDArray[np.int64]
 Track = Literal["faithful", "robust"]
@@ -130,6 +133,28 @@ class Partitioner(Spec, abc.ABC):
         """
 
 
+class Styles(Spec, abc.ABC):
+    """How the images of one client differ from another's: scanner, stain, camera; a plug-in may bring its own subclass.
+
+    A client's style is drawn anew whenever its images are read, from streams that begin anew as well. So nothing is
+    kept of it, and no image is stored twice.
+    """
+
+    @abc.abstractmethod
+    def applied(self, images: Tensor, style: np.random.Generator, noise: np.random.Generator) -> Tensor:
+        """Return images as a client's site would have made them.
+
+        Parameters
+        ----------
+        images : float32 tensor (n, height, width, channels), in [-1, 1]
+            All training images of the client, or all images of its local test set; not to be changed in place.
+        style : numpy.random.Generator
+            The client's stream, the same for its training and its test images: draw its style from it.
+        noise : numpy.random.Generator
+            The stream of these images of the client: draw from it what differs from image to image.
+        """
+
+
 class Protocol(Spec):
     """How a federation is trained and evaluated.
 
@@ -216,6 +241,12 @@ class Task(Spec):
         Samples and their declared facts.
     partitioner : Partitioner
         Split over clients.
+    styles : Styles or None
+        How the images of the clients differ, in training and in their local test sets. The official validation and test
+        sets stay as they are: images of a site that is none of the clients.
+    held_out : float in [0, 1)
+        Share of the clients that never train, at least one client if it is not zero. A method is evaluated on them as
+        it would serve a newcomer: by its global model, and by what ``personal`` makes of a client never sampled.
     model : str
         Name in `fedbench.models.MODELS`.
     protocol : Protocol
@@ -233,6 +264,8 @@ class Task(Spec):
     kind: Literal["classification"] = "classification"
     data: SerializeAsAny[Data]
     partitioner: SerializeAsAny[Partitioner]
+    styles: SerializeAsAny[Styles] | None = None
+    held_out: float = Field(default=0.0, ge=0, lt=1)
     model: str
     protocol: Protocol
     primary: str = "global_accuracy_mean"
@@ -244,10 +277,18 @@ class Task(Spec):
         return len(self.data.classes)
 
     def identity(self) -> dict[str, Any]:
-        """Return what decides the task's numbers, as plain JSON types: no prose, but all the rest."""
+        """Return what decides the task's numbers, as plain JSON types: no prose, but all the rest.
+
+        A part that the task does without (no styles, no client held out) is left out, so that tasks from before there
+        was such a part keep their identity.
+        """
         values = self.resolved()
-        for part in ("data", "partitioner"):
-            values[part]["type"] = type(getattr(self, part)).__name__
         for prose in ("title", "description"):
             del values[prose]
+        for part, without in (("styles", None), ("held_out", 0)):
+            if values[part] == without:
+                del values[part]
+        for part in ("data", "partitioner", "styles"):
+            if part in values:
+                values[part]["type"] = type(getattr(self, part)).__name__
         return values

@@ -8,12 +8,20 @@ from typing import Any, TypeVar
 
 from fedbench.datasets import CsvFile, NpzFile
 from fedbench.errors import SpecError, unknown
-from fedbench.partition import Dirichlet, Natural
+from fedbench.partition import IID, Dirichlet, DirichletSizes, LogNormalSizes, Natural, PlainDirichlet, Shards
 from fedbench.task import Partitioner, Protocol, Spec, Task
 
 Section = TypeVar("Section", bound=Spec)
 
-PARTITIONERS: dict[str, type[Partitioner]] = {"dirichlet": Dirichlet, "natural": Natural}
+PARTITIONERS: dict[str, type[Partitioner]] = {
+    "dirichlet": Dirichlet,
+    "natural": Natural,
+    "plain-dirichlet": PlainDirichlet,
+    "shards": Shards,
+    "iid": IID,
+    "log-normal-sizes": LogNormalSizes,
+    "dirichlet-sizes": DirichletSizes,
+}
 DIMENSIONS = {
     "cnn-small": 3,
     "cnn-small-bn": 3,
@@ -21,7 +29,7 @@ DIMENSIONS = {
     "cnn4-bn": 3,
     "mlp": 1,
 }  # by name, how many dimensions a sample has
-CARD = ("name", "title", "description", "source", "version")
+CARD = ("name", "title", "description", "source", "version", "held_out")
 SECTIONS = ("task", "data", "partition", "model", "protocol")
 
 
@@ -40,9 +48,9 @@ class _CsvSection(_NpzSection):
 def load_task_file(path: str | Path) -> Task:
     """Return the task that a TOML file describes; its data is read and checked at once.
 
-    Sections: ``[task]`` as `Task` (name, title; source, description and version may be left out), ``[data]`` as
+    Sections: ``[task]`` as `Task` (name, title; source, description, version, held_out may be left out), ``[data]`` as
     the arguments of `NpzFile.of` or `CsvFile.of` with the path as ``file``, ``[partition]`` with ``kind`` and the
-    parameters of `Dirichlet` or `Natural`, ``[model]`` with ``name``, ``[protocol]`` as `Protocol`.
+    parameters of that partitioner (see `PARTITIONERS`), ``[model]`` with ``name``, ``[protocol]`` as `Protocol`.
 
     Parameters
     ----------

@@ -189,8 +189,10 @@ def first_line(method: type) -> str:
     return text.strip().splitlines()[0] if text.strip() else ""
 
 
-def show(name: str) -> tuple[str, str]:
+def show(name: str, data_dir: Path | None = None, width: int = 80) -> tuple[str, str]:
     """Return what something is (``"task"``, ``"method"``, ``"suite"`` or ``"metric"``) and its card as text.
+
+    A task's card ends with its split, drawn within so many columns, if its data is on this machine.
 
     Raises
     ------
@@ -198,7 +200,7 @@ def show(name: str) -> tuple[str, str]:
         Nothing has this name; the message suggests the nearest.
     """
     if name in registry.tasks.names():
-        return "task", _task_card(registry.tasks.get(name))
+        return "task", _task_card(registry.tasks.get(name), data_dir, width)
     if name in registry.methods.names():
         method = registry.methods.get(name)
         module = inspect.getdoc(inspect.getmodule(method)) or ""
@@ -219,7 +221,9 @@ def show(name: str) -> tuple[str, str]:
     raise unknown("task, method, suite or metric", name, known)
 
 
-def _task_card(task: Task) -> str:
+def _task_card(task: Task, data_dir: Path | None, width: int) -> str:
+    from fedbench.splitcard import split_card  # which needs scipy, and no other card does
+
     p = task.protocol
     samples = ", ".join(f"{split} {count:,}" for split, count in task.data.counts.items())
     facts = {
@@ -227,6 +231,8 @@ def _task_card(task: Task) -> str:
         "input": " x ".join(map(str, task.data.shape)),
         "classes": ", ".join(task.data.classes),
         "split": repr(task.partitioner),
+        **({"styles": repr(task.styles)} if task.styles is not None else {}),
+        **({"held out": f"{task.held_out:.0%} of the clients never train"} if task.held_out else {}),
         "model": task.model,
         "protocol": f"{p.rounds} rounds, {p.participation:.0%} of the clients a round, {p.local_epochs} local epochs, "
         f"batch {p.batch_size}",
@@ -237,9 +243,10 @@ def _task_card(task: Task) -> str:
         "source": f"{task.source} (tasks of one source count once in claims about new tasks)",
         "version": str(task.version),
     }
-    width = max(map(len, facts))
-    table = "\n".join(f"{key:<{width}}  {value}" for key, value in facts.items())
-    return "\n\n".join(part for part in (task.title, task.description.strip(), table) if part)
+    longest = max(map(len, facts))
+    table = "\n".join(f"{key:<{longest}}  {value}" for key, value in facts.items())
+    split = split_card(task, data_dir, width)
+    return "\n\n".join(part for part in (task.title, task.description.strip(), table, split) if part)
 
 
 def cite(names: Sequence[str]) -> str:

@@ -55,7 +55,10 @@ class FedALA(Method):
 
     family = "personalised"
     mechanism = "personal aggregation"
-    space = (Range("eta", 0.1, 10.0, log=True, source="around the paper's 1"), Range("layers", values=(1, 2)))
+    space = (
+        Range("eta", 0.1, 10.0, log=True, source="around the paper's 1"),
+        Range("layers", values=(1, 2), source="the two smallest of the paper's study of p"),
+    )
     limits = (Limit(at={"eta": 0.0}, equals="fedavg"),)
     bibtex = """
 @inproceedings{zhang2023fedala,

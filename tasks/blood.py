@@ -3,8 +3,12 @@
 Data: BloodMNIST [1]_, 17,092 colour images (28x28) of single normal blood cells in eight classes, from [2]_.
 Licence: CC BY 4.0.
 
-Split: the official one of MedMNIST, 7:1:2. The training images are dealt to clients with label skew
-(Dirichlet, alpha 0.1); clients are artificial.
+Split: the official one of MedMNIST, 7:1:2. The training images of ``blood`` are dealt to 20 clients with label skew
+(Dirichlet, alpha 0.1); clients are artificial. Its variants change one thing each: ``-alpha0.05``, ``-alpha0.3`` and
+``-alpha1.0`` the skew (``blood`` itself is alpha 0.1), ``-iid`` has none, ``-shards2`` two classes a client,
+``-quantity`` equal labels but unequal sizes (log-normal, sigma 1), ``-styles`` equal labels and sizes, but images that
+look different at every client, where it trains and in its local test set. In ``-heldout`` 4 of the 20 clients never
+train and are served as newcomers; 2 of the other 16 take part in a round, as 2 of 20 do in ``blood``.
 
 Caveats: few images occur twice in the official file: 8 repeats in train, 5 images in both train and test, 3 in
 train and validation, 1 in validation and test. They are kept, so that scores compare with published ones.
@@ -21,7 +25,7 @@ References
    Learning via Knowledge Personalization", arXiv:2605.00698 (2026): the protocol.
 """
 
-from fedbench import FEDKPER_PROTOCOL, Dirichlet, Embedded, MedMNIST, Task
+from fedbench import FEDKPER_PROTOCOL, IID, Dirichlet, Embedded, LogNormalSizes, MedMNIST, Shards, SiteStyles, Task
 
 CLASSES = (
     "basophil",
@@ -68,4 +72,45 @@ BLOOD_MINI = Task(
     model="cnn-small",
     protocol=FEDKPER_PROTOCOL.but(rounds=10, participation=0.5, personal_every=0),
     source="bloodmnist",
+)
+
+BLOOD_ALPHA_0_05, BLOOD_ALPHA_0_3, BLOOD_ALPHA_1_0 = (
+    BLOOD.but(
+        name=f"blood-alpha{alpha}",
+        title=f"Blood cells (BloodMNIST), 8 classes, 20 clients with label skew (alpha {alpha})",
+        partitioner=Dirichlet(alpha=alpha, clients=20, min_size=10),
+    )
+    for alpha in (0.05, 0.3, 1.0)
+)
+
+BLOOD_IID = BLOOD.but(
+    name="blood-iid",
+    title="Blood cells (BloodMNIST), 8 classes, 20 clients alike",
+    partitioner=IID(clients=20),
+)
+
+BLOOD_SHARDS2 = BLOOD.but(
+    name="blood-shards2",
+    title="Blood cells (BloodMNIST), 8 classes, 20 clients with two classes each",
+    partitioner=Shards(classes=2, clients=20),
+)
+
+BLOOD_QUANTITY = BLOOD.but(
+    name="blood-quantity",
+    title="Blood cells (BloodMNIST), 8 classes, 20 clients of unequal size",
+    partitioner=LogNormalSizes(sigma=1.0, clients=20),
+)
+
+BLOOD_STYLES = BLOOD.but(
+    name="blood-styles",
+    title="Blood cells (BloodMNIST), 8 classes, 20 clients whose images look different",
+    partitioner=IID(clients=20),
+    styles=SiteStyles(),
+)
+
+BLOOD_HELDOUT = BLOOD.but(
+    name="blood-heldout",
+    title="Blood cells (BloodMNIST), 8 classes, 20 clients with label skew, 4 of them held out",
+    held_out=0.2,
+    protocol=FEDKPER_PROTOCOL.but(participation=0.125),
 )

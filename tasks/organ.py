@@ -6,7 +6,11 @@ coronal and sagittal plane from the centre of each organ's box in the CT scans o
 
 Split: the official one of MedMNIST, by scan: 115 scans for training, 16 for validation, 70 for test. The training
 images are dealt to clients with label skew (Dirichlet, alpha 0.1); clients are artificial, and one scan's images
-may be at several clients.
+may be at several clients. The variants of ``organa`` change one thing each: ``-alpha0.05``, ``-alpha0.3`` and
+``-alpha1.0`` the skew (``organa`` itself is alpha 0.1), ``-iid`` has none, ``-shards2`` two classes a client,
+``-quantity`` equal labels but unequal sizes (log-normal, sigma 1), ``-styles`` equal labels and sizes, but images that
+look different at every client, where it trains and in its local test set. In ``-heldout`` 6 of the 30 clients never
+train and are served as newcomers; 3 of the other 24 take part in a round, as 3 of 30 do in ``organa``.
 
 Caveats: A, C and S are views of the same scans, so they share one ``source`` and count once in claims about new
 tasks. ``organc`` and ``organs`` follow the FedKPer paper [4]_; ``organa`` has the same protocol and is not in the
@@ -25,7 +29,7 @@ References
    Learning via Knowledge Personalization", arXiv:2605.00698 (2026).
 """
 
-from fedbench import FEDKPER_PROTOCOL, Dirichlet, Embedded, MedMNIST, Task
+from fedbench import FEDKPER_PROTOCOL, IID, Dirichlet, Embedded, LogNormalSizes, MedMNIST, Shards, SiteStyles, Task
 
 CLASSES = (
     "bladder",
@@ -111,4 +115,45 @@ ORGANA_MINI = Task(
     model="cnn-small",
     protocol=FEDKPER_PROTOCOL.but(rounds=10, participation=0.5, personal_every=0),
     source="lits",
+)
+
+ORGANA_ALPHA_0_05, ORGANA_ALPHA_0_3, ORGANA_ALPHA_1_0 = (
+    ORGANA.but(
+        name=f"organa-alpha{alpha}",
+        title=f"Organs in axial CT (OrganAMNIST), 11 classes, 30 clients with label skew (alpha {alpha})",
+        partitioner=Dirichlet(alpha=alpha, clients=30, min_size=10),
+    )
+    for alpha in (0.05, 0.3, 1.0)
+)
+
+ORGANA_IID = ORGANA.but(
+    name="organa-iid",
+    title="Organs in axial CT (OrganAMNIST), 11 classes, 30 clients alike",
+    partitioner=IID(clients=30),
+)
+
+ORGANA_SHARDS2 = ORGANA.but(
+    name="organa-shards2",
+    title="Organs in axial CT (OrganAMNIST), 11 classes, 30 clients with two classes each",
+    partitioner=Shards(classes=2, clients=30),
+)
+
+ORGANA_QUANTITY = ORGANA.but(
+    name="organa-quantity",
+    title="Organs in axial CT (OrganAMNIST), 11 classes, 30 clients of unequal size",
+    partitioner=LogNormalSizes(sigma=1.0, clients=30),
+)
+
+ORGANA_STYLES = ORGANA.but(
+    name="organa-styles",
+    title="Organs in axial CT (OrganAMNIST), 11 classes, 30 clients whose images look different",
+    partitioner=IID(clients=30),
+    styles=SiteStyles(),
+)
+
+ORGANA_HELDOUT = ORGANA.but(
+    name="organa-heldout",
+    title="Organs in axial CT (OrganAMNIST), 11 classes, 30 clients with label skew, 6 of them held out",
+    held_out=0.2,
+    protocol=FEDKPER_PROTOCOL.but(participation=0.125),
 )

@@ -9,7 +9,20 @@ from typing import ClassVar
 import numpy as np
 import pytest
 
-from fedbench import Cell, Data, Dataset, Dirichlet, Method, Natural, Protocol, SpecError, Suite, Task, registry
+from fedbench import (
+    Cell,
+    Data,
+    Dataset,
+    Dirichlet,
+    Method,
+    Natural,
+    Protocol,
+    SiteStyles,
+    SpecError,
+    Suite,
+    Task,
+    registry,
+)
 from fedbench.cell import load_suite, suite_names
 
 
@@ -107,6 +120,8 @@ OTHER_TASK = {
     "protocol": Protocol(**{**PROTOCOL, "rounds": 3}),
     "primary": "balance_mean",
     "source": "elsewhere",
+    "styles": SiteStyles(),
+    "held_out": 0.5,
 }
 PROSE = {"title": "Another title", "description": "Another card"}
 

@@ -93,7 +93,7 @@ def test_a_task_without_data_is_skipped_and_the_rest_runs(fedbench, tmp_path):
     ("arguments", "message"),
     [
         (["run"], "say what to run: --all"),
-        (["run", "--task", "hart"], "unknown task 'hart'; did you mean heart?"),
+        (["run", "--task", "hart"], "unknown task 'hart'; did you mean heart or path?"),
         (["run", "--task", "heart", "--method", "fedavgg"], "unknown method 'fedavgg'; did you mean fedavg"),
         (["run", "--all", "--suite", "quik"], "unknown suite 'quik'; did you mean quick"),
         (["run", "--all", "--suite", "no.toml"], "suite file no.toml: No such file"),
@@ -187,6 +187,9 @@ def test_show_prints_the_card(fedbench):
     assert "mu : float, >= 0" in fedbench("show", "fedprox")[1]
     assert "100 rounds, 10% of the clients a round, 5 local epochs, batch 12" in fedbench("show", "blood")[1]
     assert "heart" in fedbench("show", "quick")[1]
+    heart = fedbench("show", "heart")[1]
+    assert "31 to 202 a client" in heart  # sizes less the fifth that is tested; the hospitals have 303, 294, 123, 200
+    assert " 1 disease       @ @ O @" in heart
     assert fedbench("show", "bwt")[0] == 0
 
 

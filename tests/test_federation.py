@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedbench import Data, Dataset, Dirichlet, Natural, PartitionError, Protocol, Task
+from fedbench import Data, Dataset, Dirichlet, Natural, PartitionError, Protocol, SiteStyles, Styles, Task
 from fedbench.federation import ROBUST_TEST, apportion, balanced, federate, matching, stratified
 
 
@@ -25,13 +25,15 @@ class Toy(Data):
         raise AssertionError("a split needs no data file here")
 
 
-def make_task(n_classes=4, partitioner=None, **protocol):
+def make_task(n_classes=4, partitioner=None, styles=None, held_out=0.0, **protocol):
     values = {"rounds": 6, "participation": 0.5, "local_epochs": 5, "batch_size": 12, "lr": 0.01, **protocol}
     return Task(
         name="toy",
         title="Toy",
         data=Toy(classes=tuple("abcdefghijk"[:n_classes]), shape=(1,), counts={}, license="CC0"),
         partitioner=partitioner or Dirichlet(alpha=1.0, clients=4),
+        styles=styles,
+        held_out=held_out,
         model="mlp",
         protocol=Protocol(**values),
         source="toy",
@@ -370,3 +372,119 @@ def test_ids_see_splits_and_schedules():
     assert longer.schedule_id() != base.schedule_id()
     assert other.partition_id() != base.partition_id()
     assert other.schedule_id() == base.schedule_id()
+
+
+# --- held-out clients -------------------------------------------------------------------------------------------
+
+
+def test_held_out_clients_come_last_and_nothing_else_of_the_split_changes():
+    data, partitioner = make_data(), Dirichlet(alpha=1.0, clients=8)
+    everybody = federate(make_task(partitioner=partitioner), data, "faithful", 1)
+    federation = federate(make_task(partitioner=partitioner, held_out=0.25), data, "faithful", 1)
+    assert (everybody.held_out, everybody.trainers) == (0, 8)
+    assert (federation.held_out, federation.trainers) == (2, 6)
+    order = [owned(everybody).index(ids) for ids in owned(federation)]
+    assert sorted(order) == list(range(8))  # the same clients
+    assert order[:6] == sorted(order[:6])
+    assert order[6:] == sorted(order[6:])
+    assert federation.global_test.tolist() == everybody.global_test.tolist()
+
+
+@pytest.mark.parametrize("track", ["faithful", "robust"])
+def test_a_held_out_client_is_never_sampled_and_everyone_else_is(track):
+    task = make_task(partitioner=Dirichlet(alpha=10.0, clients=8), held_out=0.25, rounds=60, participation=0.5)
+    federation = federate(task, make_data(), track, 1)
+    assert {len(ids) for ids in federation.schedule} == {3}  # half of the six that may train
+    assert set(np.concatenate(federation.schedule).tolist()) == set(range(6))
+    for ids, passes in zip(federation.schedule, federation.passes, strict=True):
+        assert passes.tolist() == [5 * len(federation.train[k]) for k in ids]
+
+
+@pytest.mark.parametrize(
+    ("share", "clients", "expected"),
+    [(0.2, 20, 4), (0.2, 30, 6), (0.29, 100, 29), (0.01, 4, 1), (0.99, 4, 3), (0.5, 2, 1)],
+)
+def test_a_share_of_the_clients_is_held_out_but_one_at_least_and_not_all(share, clients, expected):
+    partitioner = Dirichlet(alpha=1000.0, clients=clients, min_size=10)
+    task = make_task(partitioner=partitioner, held_out=share)
+    assert federate(task, make_data(train=2000), "faithful", 0).held_out == expected
+
+
+def test_held_out_clients_are_redrawn_on_the_robust_track_alone():
+    """Hospitals are the same on both tracks, so it shows which of them are held out."""
+    data = make_data(train=1600, validation=0, test=0, n_classes=2, sites=16)
+    task = make_task(n_classes=2, partitioner=Natural(), local_test=1 / 3, held_out=0.25)
+    held = {
+        track: {str(owned(federate(task, data, track, seed))[12:]) for seed in range(1, 5)}
+        for track in ("faithful", "robust")
+    }
+    assert len(held["faithful"]) == 1
+    assert len(held["robust"]) == 4
+
+
+def test_a_pool_holds_what_trains_and_no_more():
+    federation = federate(
+        make_task(partitioner=Dirichlet(alpha=1.0, clients=8), held_out=0.25), make_data(), "faithful", 0
+    )
+    pooled = federation.pooled()
+    assert pooled.train[0].tolist() == sorted(np.concatenate(federation.train[:6]).tolist())
+    assert (pooled.trainers, pooled.held_out) == (1, 0)
+    assert as_lists(pooled.tests) == as_lists(federation.tests)
+
+
+def test_of_one_client_none_can_be_held_out():
+    with pytest.raises(PartitionError, match="toy has a single client, so none can be held out; use more clients"):
+        federate(make_task(partitioner=Dirichlet(alpha=1.0, clients=1), held_out=0.5), make_data(), "faithful", 0)
+
+
+# --- styles -----------------------------------------------------------------------------------------------------
+
+
+class Drawn(Styles):
+    """Adds a number of the client and one of the image: what streams it is given, shows."""
+
+    def applied(self, images, style, noise):
+        return images + style.integers(1000) + noise.integers(1000, size=len(images)) / 1000
+
+
+def with_styles(track="faithful", seed=1, **changes):
+    data = make_data()
+    images = Dataset(np.zeros((1240, 2, 2, 1), np.float32), data.targets, data.train, data.validation, data.test)
+    return federate(make_task(styles=Drawn(), **changes), images, track, seed)
+
+
+def styled(federation, client, part):
+    return federation.styled(np.zeros(5), client, part).tolist()
+
+
+def test_without_styles_images_are_handed_on_as_they_are():
+    images = np.zeros((3, 2, 2, 1))
+    assert federate(make_task(), make_data(), "faithful", 0).styled(images, 0, "train") is images
+
+
+def test_a_client_has_one_style_and_noise_of_its_own_for_training_and_test():
+    federation = with_styles()
+    looks = {(k, part): styled(federation, k, part) for k in range(4) for part in ("train", "test")}
+    assert looks == {key: styled(federation, *key) for key in looks}  # nothing is used up
+    for k in range(4):
+        assert {math.floor(value) for part in ("train", "test") for value in looks[k, part]} == {
+            math.floor(looks[k, "train"][0])
+        }
+        assert looks[k, "train"] != looks[k, "test"]
+    assert len({math.floor(looks[k, "train"][0]) for k in range(4)}) == 4
+    assert len({value % 1 for values in looks.values() for value in values}) > 30
+
+
+def test_styles_are_redrawn_with_the_partition():
+    assert styled(with_styles(seed=1), 0, "train") == styled(with_styles(seed=2), 0, "train")
+    assert styled(with_styles("robust", 1), 0, "train") != styled(with_styles("robust", 2), 0, "train")
+
+
+def test_styles_change_no_split_and_no_schedule():
+    plain, federation = federate(make_task(), make_data(), "faithful", 1), with_styles()
+    assert (plain.partition_id(), plain.schedule_id()) == (federation.partition_id(), federation.schedule_id())
+
+
+def test_styles_of_what_is_no_image_are_an_error():
+    with pytest.raises(PartitionError, match=r"toy has samples of the shape \(1,\), but styles are for images"):
+        federate(make_task(styles=SiteStyles()), make_data(), "faithful", 0)

@@ -402,9 +402,9 @@ def test_metrics_of_an_absent_model_are_not_defined():
     of_global = {name for name, entry in METRICS.items() if entry.model == "global"}
     of_local = {name for name, entry in METRICS.items() if entry.model == "local"}
     of_personal = {name for name, entry in METRICS.items() if entry.model == "personal"}
-    assert len(of_global) == 11
+    assert len(of_global) == 12
     assert len(of_local) == 5
-    assert len(of_personal) == 6
+    assert len(of_personal) == 7
     assert undefined(dataclasses.replace(EXAMPLE, **absent)) == of_global | {"balance"}
     assert undefined(dataclasses.replace(EXAMPLE, local=None)) == of_local | {"balance"}
     assert undefined(dataclasses.replace(EXAMPLE, personal=None)) == of_personal
@@ -418,6 +418,12 @@ def test_no_client_trains():
         "local_accuracy_mean", "local_accuracy_last", "worst_sampled_accuracy", "bwt", "bwt_last",
         "local_consistency_step", "local_consistency_peak", "balance",
     }  # fmt: skip
+
+
+def test_no_client_is_held_out():
+    nobody = {"held_out_accuracy", "held_out_global_accuracy"}
+    assert undefined(dataclasses.replace(EXAMPLE, held_out=None)) == nobody
+    assert undefined(dataclasses.replace(EXAMPLE, held_out=np.zeros(3, dtype=bool))) == nobody
 
 
 def test_no_validation_samples():
@@ -481,6 +487,7 @@ def test_cards():
         "global_balanced_accuracy", "global_macro_f1", "global_auc",
         "local_accuracy_mean", "local_accuracy_last", "worst_sampled_accuracy",
         "personal_accuracy", "worst_all_accuracy", "worst_fifth_accuracy", "client_sd", "client_gap", "jain_index",
+        "held_out_accuracy", "held_out_global_accuracy",
         "bwt", "bwt_last", "consistency_step", "consistency_peak", "local_consistency_step", "local_consistency_peak",
         "balance",
         "bytes_up", "bytes_down", "seconds_train", "seconds_evaluate", "train_samples", "forward_samples",
@@ -493,7 +500,7 @@ def test_cards():
         assert f">>> {name}(EXAMPLE)" in entry.compute.__doc__
         assert entry.level == "cost" or "Not defined" in " ".join(entry.description.split())
         assert "\n  " not in entry.description
-    assert len({entry.title for entry in METRICS.values()}) == len({entry.symbol for entry in METRICS.values()}) == 29
+    assert len({entry.title for entry in METRICS.values()}) == len({entry.symbol for entry in METRICS.values()}) == 31
 
 
 def test_reconstructions_say_so():

@@ -97,6 +97,7 @@ def make_arrays(**changes):
         "final_test_predictions": rng.integers(C, size=N).astype(np.uint8),
         "final_bytes_down": np.array([7, 0]),
         "final_bytes_up": np.array([0, 5]),
+        "held_out": np.array([False, True]),
         **{name: np.packbits(bits, axis=-1) for name, bits in make_bits().items()},
     }
     return {name: array for name, array in {**arrays, **changes}.items() if array is not None}

@@ -276,6 +276,12 @@ def test_its_state_can_be_stored(simulation):
         assert str(back) == str(state)
 
 
+def test_a_client_that_never_trains_deploys_the_initial_teacher(simulate, heart):
+    held_out = simulate(heart.but(held_out=0.25))
+    assert sorted(held_out.states) == [0, 1, 2]
+    assert same(held_out._personal(3)[0], held_out.initial)
+
+
 def test_running_statistics_are_refused(simulate, blood):
     with pytest.raises(MethodError, match=r"FedKD trains two models in one, which leaves norm1\.mean behind"):
         simulate(blood.but(model="cnn-small-bn"))
