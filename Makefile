@@ -41,7 +41,7 @@ lint: $(READY) types ## Check style and types
 # mypy does not know setuptools' package-dir, so it is shown the layout that a wheel has, made of links.
 types: $(READY) ## Check types alone
 	@rm -rf build/types && mkdir -p build/types/fedbench
-	@ln -s $(addprefix $(CURDIR)/,$(wildcard fedbench/*.py) fedbench/py.typed methods tasks leaderboard) build/types/fedbench
+	@ln -s $(addprefix $(CURDIR)/,$(wildcard fedbench/*.py) fedbench/py.typed fedbench/statistics methods tasks leaderboard) build/types/fedbench
 	$(BIN)/mypy -p fedbench
 
 format: $(READY) ## Rewrite the code in the house style

@@ -10,7 +10,11 @@ from pathlib import Path
 import pytest
 
 FOLDER = Path(__file__).parents[1] / "fedbench"
-MODULES = sorted(f"fedbench.{path.stem}" for path in FOLDER.glob("*.py") if ">>> " in path.read_text())
+MODULES = sorted(
+    ".".join(("fedbench", *path.relative_to(FOLDER).with_suffix("").parts))
+    for path in FOLDER.rglob("*.py")
+    if ">>> " in path.read_text()
+)
 
 
 @pytest.mark.parametrize("module", MODULES)

@@ -1,4 +1,4 @@
-"""Statistics over seeds: pure functions of a few numbers."""
+"""Student's interval for a mean."""
 
 from __future__ import annotations
 
