@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import sys
 
 os.environ["OMP_NUM_THREADS"] = "1"  # as in worker processes: the number of threads may change the last bits
 
@@ -93,6 +94,37 @@ def start(tmp_path_factory):
         return Simulation(cell, load_data(cell.task.data), Checkpoint(folder), **options)
 
     return started
+
+
+@pytest.fixture
+def plugged(tmp_path, monkeypatch):
+    """Return a function that installs a package with plug-ins, for as long as a test takes.
+
+    It is a real distribution on the path, which other processes started from here find as well.
+    """
+    for group in (registry.methods, registry.tasks):
+        monkeypatch.setattr(group, "_points", None)
+        monkeypatch.setattr(group, "_loaded", {})
+
+    def install(distribution, code="", **groups):
+        """Install code as a module of the distribution's name, with ``methods={name: "Class" or "module:Class"}``."""
+        folder, module = tmp_path / "installed" / distribution, distribution.replace("-", "_")
+        info = folder / f"{module}-1.2.dist-info"
+        info.mkdir(parents=True)
+        (folder / f"{module}.py").write_text(code, encoding="utf-8")
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {distribution}\nVersion: 1.2\n")
+        lines = []
+        for group, named in groups.items():
+            lines.append(f"[fedbench.{group}]")
+            lines += [f"{name} = {to if ':' in to else f'{module}:{to}'}" for name, to in named.items()]
+        (info / "entry_points.txt").write_text("\n".join(lines) + "\n")
+        monkeypatch.syspath_prepend(folder)
+        monkeypatch.setitem(sys.modules, module, None)  # so that it is taken out again
+        del sys.modules[module]
+        for group in (registry.methods, registry.tasks):
+            group._points = None
+
+    return install
 
 
 @pytest.fixture(scope="module")

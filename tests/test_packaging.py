@@ -90,7 +90,13 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Built:
 
 @pytest.mark.long
 def test_wheel_holds_all_that_runs_and_nothing_else(built: Built) -> None:
-    data = ("tasks/suites/*.toml", "tasks/embedded/*", "leaderboard/templates/*", "fedbench/py.typed")
+    data = (
+        "tasks/suites/*.toml",
+        "tasks/embedded/*",
+        "leaderboard/templates/*",
+        "fedbench/py.typed",
+        "fedbench/templates/**/*",
+    )
     files = [path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py")]
     files += [path for pattern in data for path in ROOT.glob(pattern) if path.is_file()]
     expected = set()

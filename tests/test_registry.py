@@ -1,13 +1,14 @@
 """Plug-ins by entry point: found, loaded when asked for, and named with their distribution when something is wrong."""
 
 import sys
+from dataclasses import dataclass
 from importlib import metadata
 from types import ModuleType
 from typing import NamedTuple
 
 import pytest
 
-from fedbench import Method, PluginError, SpecError, Task
+from fedbench import FedBenchError, Method, PluginError, SpecError, Task
 from fedbench import registry as module
 from fedbench.registry import Registry
 
@@ -51,12 +52,17 @@ def test_a_plugin_is_loaded_and_knows_its_origin(installed):
     assert registry.origin("good") == "acme-fl 1.2"
 
 
-def test_two_distributions_with_one_name_are_both_named(installed):
+def test_two_distributions_with_one_name_are_both_named_and_break_nothing_else(installed):
     registry = installed(
-        point("good", "acme_plugin:good", "acme-fl", "1.2"), point("good", "acme_plugin:other", "emca-fl", "0.9")
+        point("good", "acme_plugin:good", "acme-fl", "1.2"),
+        point("good", "acme_plugin:other", "emca-fl", "0.9"),
+        point("other", "acme_plugin:other"),
     )
-    with pytest.raises(PluginError) as caught:
-        registry.names()
+    assert registry.names() == ["good", "other"]
+    assert registry.get("other") == "another thing"
+    assert registry.origin("good") == "acme-fl 1.2 and emca-fl 0.9"
+    with pytest.raises(PluginError, match="is registered 2 times") as caught:
+        registry.get("good")
     for part in ("'good'", "acme-fl 1.2", "acme_plugin:good", "emca-fl 0.9", "acme_plugin:other", "uninstall"):
         assert part in str(caught.value)
 
@@ -87,10 +93,68 @@ def test_a_plugin_that_raises_on_import_is_a_plugin_error(installed, tmp_path, m
         installed(point("raises", "acme_raises:thing")).get("raises")
 
 
+def test_a_plugin_that_exits_on_import_ends_nothing(installed, tmp_path, monkeypatch):
+    (tmp_path / "acme_exits.py").write_text("raise SystemExit('no licence')\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(PluginError, match="SystemExit: no licence"):
+        installed(point("exits", "acme_exits:thing")).get("exits")
+
+
 def test_a_plugin_of_the_wrong_type_is_named_by_distribution(installed):
     registry = installed(point("good", "acme_plugin:good"), fits=lambda value: isinstance(value, int))
-    with pytest.raises(PluginError, match=r"acme_plugin:good of acme-fl 1\.2 is registered as a thing, but is 'a good"):
+    message = r"acme_plugin:good of acme-fl 1\.2 is registered as the thing 'good', but is 'a good"
+    with pytest.raises(PluginError, match=message):
         registry.get("good")
+
+
+@pytest.mark.parametrize(
+    ("error", "told"), [(SpecError("it is odd."), "it is odd; mend"), (KeyError("mu"), "KeyError: 'mu'; mend")]
+)
+def test_a_plugin_that_does_not_work_is_named_by_distribution(installed, error, told):
+    def try_out(name, value):
+        assert (name, value) == ("good", "a good thing")
+        raise error
+
+    registry = installed(point("good", "acme_plugin:good"), try_out=try_out)
+    with pytest.raises(PluginError, match=rf"thing 'good' of acme-fl 1\.2 does not work: {told} or uninstall"):
+        registry.get("good")
+
+
+def test_what_others_installed_is_told_from_what_is_built_in(installed):
+    registry = installed(
+        point("own", "acme_plugin:good", "fedbench"),
+        point("foreign", "acme_plugin:other"),
+        point("both", "acme_plugin:good", "fedbench"),
+        point("both", "acme_plugin:other"),
+    )
+    registry.add("mine", "my own thing")
+    assert registry.installed() == ["both", "foreign"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Nameless(Method):
+    mu: float
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [("../mine", "its name is not valid"), ("Mine", "its name is not valid"), ("mine", "Nameless.mu has no default")],
+)
+def test_a_method_must_have_a_name_for_folders_and_defaults(name, told):
+    with pytest.raises(FedBenchError, match=told):
+        module.methods.try_out(name, Nameless)
+
+
+def test_a_task_must_call_itself_what_it_is_registered_as():
+    module.tasks.try_out("heart", module.tasks.get("heart"))
+    with pytest.raises(SpecError, match="it calls itself 'heart'; register it under that name"):
+        module.tasks.try_out("hart", module.tasks.get("heart"))
+
+
+@pytest.mark.parametrize("group", [module.methods, module.tasks], ids=["methods", "tasks"])
+def test_all_that_is_built_in_works(group):
+    for name in group.names():
+        group.try_out(name, group.get(name))
 
 
 @pytest.mark.parametrize("value", [Method(), dict, "fedavg", None], ids=repr)

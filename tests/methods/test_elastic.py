@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from fedbench.methods.elastic import Elastic
 from hypothesis import given
 from hypothesis import strategies as st
@@ -132,3 +133,35 @@ def test_hard_clients(simulate, shrink):
     simulation = simulate(task)
     assert sorted(len(ids) for ids in simulation.federation.train) == [1, 4, 10, 40]
     assert all(tensor.isfinite().all() for tensor in simulation.server.params.values())
+
+
+def test_running_statistics_have_no_sensitivity_and_are_averaged(make_cell, start, shrink):
+    """On a model with batch normalisation, from which only what is trained has a gradient."""
+    task = shrink("blood-mini", rounds=1, local_epochs=1).but(model="cnn-small-bn")
+    simulation = start(make_cell(task, Elastic))
+    statistics = {"norm1.mean", "norm1.var", "norm2.mean", "norm2.var"}
+    uploads = [simulation.method.client_update(simulation._client(k, 30)) for k in range(2)]
+    assert all(upload["sensitivity"].keys() == simulation.initial.keys() - statistics for upload in uploads)
+    server = simulation.server
+    simulation.method.server_update(server, uploads, [0.25, 0.75])
+    assert server.params.keys() == simulation.initial.keys()
+    for name in statistics:
+        mean = 0.25 * uploads[0].params[name] + 0.75 * uploads[1].params[name]
+        assert not torch.equal(mean, simulation.initial[name])
+        torch.testing.assert_close(server.params[name], mean, rtol=1e-5, atol=1e-7)
+
+
+def test_sensitivity_with_batch_normalisation_is_that_of_plain_torch(make_cell, start, shrink):
+    """At the running statistics of the model received, as on evaluation: the batch of a measurement changes nothing."""
+    task = shrink("blood-mini", rounds=1, local_epochs=1, batch_size=1000).but(model="cnn-small-bn")
+    simulation = start(make_cell(task, Elastic, mu=0.0, share=1.0))
+    sent = simulation.method.client_update(simulation._client(0, 10))["sensitivity"]
+    w = {name: tensor.clone().requires_grad_(name in sent) for name, tensor in simulation.initial.items()}
+    x = simulation.inputs[simulation.federation.train[0]].permute(0, 3, 1, 2)
+    for i in (1, 2):
+        x = F.conv2d(x, w[f"conv{i}.weight"], w[f"conv{i}.bias"], padding=2)
+        x = F.batch_norm(x, *(w[f"norm{i}.{part}"] for part in ("mean", "var", "weight", "bias")), training=False)
+        x = F.max_pool2d(x.relu(), 2)
+    hidden = (x.flatten(1) @ w["fc1.weight"].T + w["fc1.bias"]).relu()
+    ((hidden @ w["head.weight"].T + w["head.bias"]) ** 2).sum(1).mean().backward()
+    close(sent, {name: w[name].grad.abs() for name in sent}, rtol=1e-3, atol=1e-6)
