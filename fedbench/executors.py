@@ -70,6 +70,8 @@ class Event:
         Why it failed.
     digest : str
         Digest of its record, once done.
+    machine : bool
+        Whether it failed for want of the machine (data, disk, memory, a worker that died) and not by what was run.
     """
 
     cell: Cell
@@ -78,6 +80,7 @@ class Event:
     rounds: int = 0
     reason: str = ""
     digest: str = ""
+    machine: bool = False
 
     @property
     def is_last(self) -> bool:
@@ -294,7 +297,7 @@ class _Worker:
             cells = (self.group[index],)
         except (EOFError, ConnectionError):
             self.process.join(5)
-            values = {"state": "failed", "reason": _death(self.process.exitcode)}
+            values = {"state": "failed", "reason": _death(self.process.exitcode), "machine": True}
             cells = tuple(cell for cell in self.group if cell in self.left)
             for cell in cells:
                 _note(cell, self.options.results, values["reason"], "")
@@ -349,7 +352,7 @@ def failed(cell: Cell, results: Path, error: Exception) -> dict[str, Any]:
     """Leave a note of a failure in place of the record, and return what to tell of it."""
     reason = _reason(error, results)
     _note(cell, results, reason, "".join(traceback.format_exception(error)))
-    return {"state": "failed", "reason": reason}
+    return {"state": "failed", "reason": reason, "machine": isinstance(error, OSError | MemoryError | DataError)}
 
 
 def _reason(error: Exception, results: Path) -> str:

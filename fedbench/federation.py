@@ -114,10 +114,15 @@ def federate(task: Task, data: Dataset, track: Track, seed: int) -> Federation:
     Clients that are held out, and the styles of all clients, belong to the partition: they are drawn when it is. Held
     out clients come last, in the order of the others among themselves.
 
+    A task that is evaluated on validation data (``Task.evaluated_on``) has the same clients and schedule, but no test
+    sample is anywhere in its federation: the official validation set is its global test set, and local tests are cut
+    once more, from what is left for training. The real local tests and the clients that are held out are dropped.
+    Without an official validation set, the union of the new local tests takes its place.
+
     Parameters
     ----------
     task : Task
-        Partitioner, styles, held-out clients and protocol.
+        Partitioner, styles, held-out clients, protocol, and which data it is evaluated on.
     data : Dataset
         Samples.
     track : {"faithful", "robust"}
@@ -141,7 +146,33 @@ def federate(task: Task, data: Dataset, track: Track, seed: int) -> Federation:
     held_out = _held_out(task, len(parts), streams.rng("held out"))
     trainers = np.setdiff1d(np.arange(len(parts)), held_out)
     owned = [data.train[parts[k]] for k in (*trainers, *held_out)]
-    tests: list[Indices] = []
+    tests = _local_tests(task, data, track, owned, streams)
+    train = _without(owned, tests)
+    global_test = data.test if len(data.test) else np.sort(np.concatenate(tests))
+    validation = data.validation
+    if task.evaluated_on == "validation":
+        owned, held_out = train[: len(trainers)], held_out[:0]
+        tests = _local_validations(task, data, track, owned, streams)
+        train = _without(owned, tests)
+        global_test = data.validation if len(data.validation) else np.sort(np.concatenate(tests))
+        validation = data.validation[:0]
+    schedule = _schedule(len(trainers), task, track, seed)
+    return Federation(
+        train=tuple(train),
+        tests=tuple(tests),
+        global_test=global_test,
+        validation=validation,
+        schedule=schedule,
+        passes=tuple(task.protocol.local_epochs * np.array([len(train[k]) for k in ids]) for ids in schedule),
+        held_out=len(held_out),
+        styles=task.styles,
+        base=base,
+    )
+
+
+def _local_tests(task: Task, data: Dataset, track: Track, owned: list[Indices], streams: Streams) -> list[Indices]:
+    """Return the local test set of each client: cut from what it owns, or drawn from the official test split."""
+    tests = []
     for client, ids in enumerate(owned):
         rng = streams.rng("local test", client=client)
         labels = data.targets[ids]
@@ -152,25 +183,39 @@ def federate(task: Task, data: Dataset, track: Track, seed: int) -> Federation:
         else:
             size = max(ROBUST_TEST, round(task.protocol.local_test * len(ids)))
             chosen = data.test[matching(labels, data.targets[data.test], size, task.n_classes, rng)]
-        if len(chosen) == 0 or len(np.setdiff1d(ids, chosen)) == 0:
-            raise PartitionError(
-                f"client {client} of {task.name} has {len(ids)} sample(s): too few for a training set and a local test "
-                f"set of {task.protocol.local_test:.0%}; use fewer clients or a larger min_size."
-            )
-        tests.append(np.sort(chosen))
-    train = tuple(np.sort(np.setdiff1d(ids, test)) for ids, test in zip(owned, tests, strict=True))
-    schedule = _schedule(len(trainers), task, track, seed)
-    return Federation(
-        train=train,
-        tests=tuple(tests),
-        global_test=data.test if len(data.test) else np.sort(np.concatenate(tests)),
-        validation=data.validation,
-        schedule=schedule,
-        passes=tuple(task.protocol.local_epochs * np.array([len(train[k]) for k in ids]) for ids in schedule),
-        held_out=len(held_out),
-        styles=task.styles,
-        base=base,
-    )
+        tests.append(_checked(task, client, ids, chosen, "test"))
+    return tests
+
+
+def _local_validations(
+    task: Task, data: Dataset, track: Track, owned: list[Indices], streams: Streams
+) -> list[Indices]:
+    """Return what is cut from the training samples of each client to take the place of its local test set.
+
+    The share is that of the local tests, cut as the track cuts them. Only where these come from the official test split
+    is there nothing to follow: a stratified share then, as of data without such a split.
+    """
+    cut = balanced if track == "faithful" and len(data.test) else stratified
+    validations = []
+    for client, ids in enumerate(owned):
+        rng = streams.rng("local validation", client=client)
+        chosen = ids[cut(data.targets[ids], task.protocol.local_test, rng)]
+        validations.append(_checked(task, client, ids, chosen, "validation"))
+    return validations
+
+
+def _checked(task: Task, client: int, ids: Indices, chosen: Indices, part: str) -> Indices:
+    """Return a client's evaluation set in order of ids, once it is sure that it and the training set have samples."""
+    if len(chosen) == 0 or len(np.setdiff1d(ids, chosen)) == 0:
+        raise PartitionError(
+            f"client {client} of {task.name} has {len(ids)} sample(s): too few for a training set and a local {part} "
+            f"set of {task.protocol.local_test:.0%}; use fewer clients or a larger min_size."
+        )
+    return np.sort(chosen)
+
+
+def _without(owned: list[Indices], chosen: list[Indices]) -> list[Indices]:
+    return [np.sort(np.setdiff1d(ids, some)) for ids, some in zip(owned, chosen, strict=True)]
 
 
 def _held_out(task: Task, n_clients: int, rng: np.random.Generator) -> Indices:

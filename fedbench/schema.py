@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 SCHEMA_VERSION = 1
 RUN = "run.json"
@@ -109,8 +109,18 @@ class Failure(_Part):
     at: str
 
 
+class Tuning(_Part):
+    """Where tuned hyperparameters came from: the search, and the SHA-256 of the file that holds what it found."""
+
+    task: str
+    metric: str
+    budget: int
+    seed: int
+    digest: str
+
+
 class PlannedCell(_Part):
-    """A cell that a suite asks for, and why it was skipped, if it was."""
+    """A cell that a suite asks for, why it was skipped, if it was, and how it was tuned, if it was."""
 
     task: str
     method: str
@@ -120,6 +130,7 @@ class PlannedCell(_Part):
     seed: int
     hyperparameters: dict[str, Any] = {}
     skipped: str | None = None
+    tuning: Tuning | None = None
 
     @property
     def path(self) -> str:
@@ -134,4 +145,5 @@ class Plan(_Part):
     suite: str
     title: str
     track: Literal["faithful", "robust"]
+    margin: float = Field(default=0.005, gt=0, lt=1)
     cells: tuple[PlannedCell, ...]

@@ -247,6 +247,9 @@ class Task(Spec):
     held_out : float in [0, 1)
         Share of the clients that never train, at least one client if it is not zero. A method is evaluated on them as
         it would serve a newcomer: by its global model, and by what ``personal`` makes of a client never sampled.
+    evaluated_on : {"test", "validation"}
+        Which data evaluates it. With ``"validation"``, for the search for hyperparameters, no test sample is trained on
+        or evaluated; see `fedbench.federation.federate`.
     model : str
         Name in `fedbench.models.MODELS`.
     protocol : Protocol
@@ -266,6 +269,7 @@ class Task(Spec):
     partitioner: SerializeAsAny[Partitioner]
     styles: SerializeAsAny[Styles] | None = None
     held_out: float = Field(default=0.0, ge=0, lt=1)
+    evaluated_on: Literal["test", "validation"] = "test"
     model: str
     protocol: Protocol
     primary: str = "global_accuracy_mean"
@@ -285,7 +289,7 @@ class Task(Spec):
         values = self.resolved()
         for prose in ("title", "description"):
             del values[prose]
-        for part, without in (("styles", None), ("held_out", 0)):
+        for part, without in (("styles", None), ("held_out", 0), ("evaluated_on", "test")):
             if values[part] == without:
                 del values[part]
         for part in ("data", "partitioner", "styles"):

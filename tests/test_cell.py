@@ -122,6 +122,7 @@ OTHER_TASK = {
     "source": "elsewhere",
     "styles": SiteStyles(),
     "held_out": 0.5,
+    "evaluated_on": "validation",
 }
 PROSE = {"title": "Another title", "description": "Another card"}
 
