@@ -6,7 +6,7 @@ import io
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,12 +14,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from fedbench import __version__
-from fedbench.errors import DataError, FedBenchError
+from fedbench.errors import DataError, FedBenchError, PluginError
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from fedbench.executors import Event
+    from fedbench.tuning import Search, Trial
     from fedbench.verbs import CellState, Selection
 
 COMPLETE, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
@@ -35,6 +36,9 @@ def cli() -> None:
     fedbench run --all                      every cell of the suite "quick"
     fedbench run --suite paper-local --task blood --method fedkper --seed 1
     fedbench status                         what is done, missing, failed
+    fedbench new method NAME                a package to start from
+    fedbench check NAME                     is a method sound?
+    fedbench tune METHOD --task TASK        search its hyperparameters
 
     Exit status: 0 complete, 1 something failed or was skipped, 2 bad usage,
     130 interrupted.
@@ -105,6 +109,22 @@ _data_dir = click.option(
 )
 
 
+def _entries(rows: Sequence[dict[str, str]], below: Sequence[str]) -> None:
+    """Print each row as a line of short facts, and under it, indented, the ones that are as long as they are."""
+    from textwrap import wrap
+
+    short = [key for key in dict.fromkeys(key for row in rows for key in row) if key not in below]
+    widths = {key: max(len(key), *(len(row.get(key, "")) for row in rows)) for key in short[:-1]}
+    first, last = widths[short[0]] + 2, sum(widths.values()) + 2 * len(widths)
+    width = max(_console().width, last + 20)
+    for row in [{key: key for key in short}, *rows]:
+        facts = wrap(row.get(short[-1], ""), width - last) or [""]
+        head = "".join(row.get(key, "").ljust(wide + 2) for key, wide in widths.items())
+        click.echo("\n".join([head + facts[0], *(" " * last + fact for fact in facts[1:])]).rstrip())
+        for line in (line for key in below for line in wrap(row.get(key, ""), width - first)):
+            click.echo(" " * first + line)
+
+
 # --- looking ----------------------------------------------------------------------------------------------------------
 
 
@@ -114,7 +134,15 @@ def ls(what: str) -> None:
     """List tasks, methods, suites or metrics."""
     from fedbench import verbs
 
-    _table(verbs.ls(what))
+    rows = verbs.ls(what)
+    if what not in ("methods", "tasks"):
+        _table(rows)
+        return
+    own = ("fedbench ", "this process")
+    _entries([{**row, "from": "" if row["from"].startswith(own) else f"from {row['from']}"} for row in rows],
+             below=("title", "defaults", "from"))  # fmt: skip
+    if what == "methods":
+        click.echo("\ndown, up: bytes of a sampled client in a round, in sizes of FedKPer's CNN")
 
 
 @cli.command()
@@ -137,7 +165,59 @@ def cite(methods: tuple[str, ...]) -> None:
     click.echo(verbs.cite(methods))
 
 
+# --- writing one's own ------------------------------------------------------------------------------------------------
+
+
+@cli.command()
+@click.argument("kind", type=click.Choice(["method", "task"]))
+@click.argument("name")
+@click.option("--folder", type=click.Path(path_type=Path), help="Where it will stand; ./NAME if not given.")
+def new(kind: str, name: str, folder: Path | None) -> None:
+    """Write a package with a method or a task of your own to start from."""
+    from fedbench import verbs
+
+    for path in verbs.new(kind, name, folder):
+        click.echo(f"wrote {path}")
+    place = folder or Path(name)
+    where = str(place) if place.is_absolute() else f"./{place}"  # without the dot pip would look for it on its index
+    click.echo(f"next: pip install -e {where} pytest; pytest {where}; fedbench show {name}")
+
+
+@cli.command()
+@click.argument("names", nargs=-1, metavar="METHOD...")
+@click.option("--all", "everything", is_flag=True, help="Every method there is.")
+def check(names: tuple[str, ...], everything: bool) -> int:
+    """Say whether methods keep to every rule of the harness, and if not, what to mend.
+
+    A method is tried on three small made-up clients, and again under other
+    conditions: a repeat, a resume after a kill, other samples at other
+    clients, and more.
+    """
+    from fedbench import registry, verbs
+
+    if bool(names) == everything:
+        raise click.UsageError("name methods to check, or say --all.")
+    verdicts = {name: verbs.check(name) for name in names}  # so that a name that is wrong is told at once
+    bad = []
+    for name in names or registry.methods.names():
+        if len(names) != 1:
+            click.echo(f"{name}:")
+        try:
+            findings = 0
+            for verdict in verdicts.get(name) or verbs.check(name):
+                findings += len(verdict.findings)
+                if len(names) == 1 or verdict.findings:
+                    click.echo(str(verdict))
+        except PluginError as error:
+            findings = 1
+            click.echo(f"FOUND  {error}")
+        bad += [name] * bool(findings)
+    click.echo(f"{', '.join(bad)}: not sound yet." if bad else "sound.")
+    return FAILED if bad else COMPLETE
+
+
 # --- running ----------------------------------------------------------------------------------------------------------
+
 
 def _selection(command: Callable[..., Any]) -> Callable[..., Any]:
     for option in (
@@ -145,6 +225,7 @@ def _selection(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option("--task-file", "task_files", multiple=True, type=click.Path(path_type=Path),
                      help="A task over your own data (TOML)."),
         click.option("--seed", "seeds", multiple=True, type=int, help="Only this seed; may be repeated."),
+        click.option("--with-plugins", is_flag=True, help="Add all installed methods that are not FedBench's own."),
         click.option("--method", "methods", multiple=True, help="Only this method; may be repeated."),
         click.option("--task", "tasks", multiple=True, help="Only this task; may be repeated."),
         click.option("--suite", default="quick", show_default=True, help="Name of a suite, or a TOML file."),
@@ -160,6 +241,7 @@ def _select(
     seeds: tuple[int, ...],
     settings: tuple[str, ...],
     task_files: tuple[Path, ...],
+    with_plugins: bool,
 ) -> Selection:
     from fedbench.verbs import Selection
 
@@ -170,7 +252,7 @@ def _select(
         if not (equals and dot and method and name):
             raise click.UsageError(f"--set {setting}: write it as METHOD.NAME=VALUE, such as fedprox.mu=0.1")
         overrides.setdefault(method, {})[name] = value
-    return Selection(suite, tasks, methods, seeds, overrides, task_files)
+    return Selection(suite, tasks, methods, seeds, overrides, task_files, with_plugins)
 
 
 @cli.command()
@@ -228,7 +310,9 @@ def run(
         raise click.UsageError("say what to run: --all for every cell of the suite, or --task, --method, --seed.")
     selection = _select(**chosen)
     if dry_run:
-        return _print_states(verbs.status(selection, results, data_dir), jobs, every=True)
+        status = _print_states(verbs.status(selection, results, data_dir), jobs, every=True)
+        _print_broken(selection.broken())
+        return status
     console = _console()
     with _progress(console) as progress:
         summary = verbs.run(
@@ -265,9 +349,15 @@ def _close(console: Console, summary: Any) -> int:
     )
     for what, state, reason in reasons:
         console.print(f"  {what}: {state}: {reason}", markup=False, soft_wrap=True)
+    _print_broken(summary.broken)
     for page in summary.pages:
         console.print(f"wrote {page}", markup=False, soft_wrap=True)
-    return COMPLETE if counts["done"] == len(summary.cells) else FAILED
+    return COMPLETE if counts["done"] == len(summary.cells) and not summary.broken else FAILED
+
+
+def _print_broken(plugins: Mapping[str, str]) -> None:
+    for what, reason in plugins.items():
+        click.echo(f"  {what}: broken: {reason}")
 
 
 @cli.command()
@@ -278,7 +368,11 @@ def status(results: Path, data_dir: Path | None, **chosen: Any) -> int:
     """Say what is done, missing, failed or skipped."""
     from fedbench import verbs
 
-    return _print_states(verbs.status(_select(**chosen), results, data_dir), None, every=False)
+    selection = _select(**chosen)
+    result = _print_states(verbs.status(selection, results, data_dir), None, every=False)
+    broken = selection.broken()
+    _print_broken(broken)
+    return FAILED if broken else result
 
 
 def _print_states(states: Sequence[CellState], jobs: int | None, *, every: bool) -> int:
@@ -305,6 +399,70 @@ def _print_states(states: Sequence[CellState], jobs: int | None, *, every: bool)
         + (f"; about {_duration(left)} on {workers} workers (rough)" if left else "")
     )  # fmt: skip
     return COMPLETE if not left and "skipped" not in counts else FAILED if not every else COMPLETE
+
+
+@cli.command()
+@click.argument("method")
+@click.option("--task", required=True, help="Name of a task, or a TOML file over your own data.")
+@click.option("--budget", default=20, show_default=True, metavar="TRIALS", help="The same for all methods.")
+@click.option("--seed", default=0, show_default=True, help="One that no suite evaluates.")
+@click.option("--metric", help="What to optimise; what ranks the task, or personal_accuracy, if not given.")
+@click.option("--track", default="faithful", show_default=True, metavar="faithful|robust")
+@click.option("--jobs", type=int, help="Workers at a time; as many as cores if not given.")
+@click.option("--out", type=click.Path(path_type=Path), default=Path("tuning"), show_default=True,
+              help="Folder for what is found, and for records.")  # fmt: skip
+@_data_dir
+def tune(method: str, out: Path, **chosen: Any) -> None:
+    """Search a method's hyperparameters for a task, on validation data.
+
+    A suite names the file that comes of it: see docs/tuning.md.
+    """
+    from fedbench import verbs
+
+    progress = _Trials(_console())
+    tuned, path = verbs.tune(method, out=out, begin=progress.begin, watch=progress.trial, **chosen)
+    click.echo("")
+    _table(
+        [
+            {"": what, **{name: str(values[name]) for name in tuned.searched}, "score": progress.shown(score)}
+            for what, values, score in (
+                ("defaults", tuned.trial[0].hyperparameters, tuned.default_score),
+                ("best", tuned.hyperparameters, tuned.best_score),
+            )
+        ]
+    )
+    all_there_are = ", every configuration there is" if tuned.trials < tuned.budget else ""
+    failed = f"; {tuned.failed} failed" if tuned.failed else ""
+    click.echo(f"\n{tuned.trials} trials of a budget of {tuned.budget}{all_there_are}{failed}.\nwrote {path}")
+
+
+class _Trials:
+    """Progress of a search: one line a trial."""
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+
+    def begin(self, search: Search) -> None:
+        self.search, self.best = search, search.worst
+        self.console.print(
+            f"{search.method} on {search.task.name}: {search.budget} trials, seed {search.seed}, {search.track} track; "
+            f"{search.metric.title} on validation data",
+            markup=False,
+        )
+
+    def trial(self, trial: Trial) -> None:
+        self.best = trial.score if self.search.better(trial.score, self.best) else self.best
+        values = ", ".join(f"{name}={value}" for name, value in trial.values.items())
+        ended = f"failed, counts as {self.shown(trial.score)}: {trial.reason}" if trial.reason else (
+            f"{self.shown(trial.score)} (best {self.shown(self.best)})"
+        )  # fmt: skip
+        number = f"[{trial.number + 1}/{self.search.budget}]"
+        self.console.print(f"{number} {values}: {ended}", markup=False, soft_wrap=True)
+
+    def shown(self, score: float) -> str:
+        from fedbench.leaderboard import text
+
+        return f"{text.figure(score, self.search.metric)} {text.unit(self.search.metric)}"
 
 
 @cli.command()
@@ -356,7 +514,7 @@ def data_fetch(names: tuple[str, ...], data_dir: Path | None) -> int:
         try:
             for path in verbs.data_fetch([name], data_dir)[name]:
                 click.echo(f"{name}: {path}")
-        except DataError as error:
+        except (DataError, PluginError) as error:
             result = _stop(str(error), FAILED)
     return result
 

@@ -9,19 +9,25 @@ import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fedbench import records, registry
-from fedbench.cell import Cell, Suite, load_suite, suite_names
+from fedbench.cell import Cell, Suite, Tuned, load_suite, suite_names
 from fedbench.errors import DataError, DataMissingError, FedBenchError, PluginError, SpecError, unknown
 from fedbench.executors import Event, Options, run_cells, run_serially
+from fedbench.method import Method, Size
 from fedbench.metrics import METRICS
 from fedbench.schema import SCHEMA_VERSION, Plan, PlannedCell
 from fedbench.task import Data, Task, Track
 from fedbench.taskfile import load_task_file
 
-RESULTS, REPORTS = Path("results"), Path("reports")
+if TYPE_CHECKING:
+    from fedbench.testing import Verdict
+    from fedbench.tuning import Search, Trial
+
+RESULTS, REPORTS, TUNING = Path("results"), Path("reports"), Path("tuning")
 SUITE = "quick"
 EXECUTORS = ("processes", "serial", "ray")
 
@@ -62,6 +68,8 @@ class Selection:
         Hyperparameters that differ from the suite's.
     task_files : sequence of paths
         Tasks over a user's own data; they replace the suite's tasks.
+    with_plugins : bool
+        Add the methods of all other distributions that are installed.
     """
 
     suite: str = SUITE
@@ -70,15 +78,41 @@ class Selection:
     seeds: Sequence[int] = ()
     overrides: Mapping[str, Mapping[str, Any]] | None = None
     task_files: Sequence[Path] = ()
+    with_plugins: bool = False
 
     def load(self) -> tuple[Suite, list[Cell]]:
-        """Return the suite and the chosen cells.
+        """Return the suite and the chosen cells, both without the plug-ins that are broken.
 
         Raises
         ------
         SpecError
             A name, a seed or a hyperparameter is wrong.
+        PluginError
+            All tasks or all methods chosen are broken.
         """
+        suite, tasks, methods = self._chosen()
+        broken = self.broken()
+        good_tasks, good_methods = _working(registry.tasks, tasks), _working(registry.methods, methods)
+        if not (good_tasks and good_methods):
+            raise PluginError(" ".join(broken.values()))
+        kept = {"tasks": _working(registry.tasks, suite.tasks), "methods": _working(registry.methods, suite.methods)}
+        overrides = {
+            name: dict(values)
+            for name, values in (self.overrides or {}).items()
+            if name in good_methods or name not in methods
+        }
+        suite = suite.model_copy(update=kept)
+        return suite, suite.cells(good_tasks, good_methods, self.seeds, overrides)
+
+    def broken(self) -> dict[str, str]:
+        """Return what is wrong with the chosen plug-ins that do not work, by ``"task NAME"`` or ``"method NAME"``."""
+        _, tasks, methods = self._chosen()
+        chosen = [*((registry.tasks, name) for name in tasks), *((registry.methods, name) for name in methods)]
+        faults = {f"{group.what} {name}": _fault(group, name) for group, name in chosen}
+        return {what: fault for what, fault in faults.items() if fault}
+
+    def _chosen(self) -> tuple[Suite, tuple[str, ...], tuple[str, ...]]:
+        """Return the suite, and the names of the tasks and methods that are meant."""
         suite = load_suite(self.suite)
         own = [load_task_file(path) for path in self.task_files]
         for task in own:
@@ -87,9 +121,25 @@ class Selection:
         if own and not self.tasks:  # a board of its own, with the suite's methods and seeds
             names = tuple(task.name for task in own)
             suite = suite.model_copy(update={"name": names[0], "title": own[0].title, "tasks": names})
-        overrides = {name: dict(values) for name, values in (self.overrides or {}).items()}
-        tasks = [*self.tasks, *(task.name for task in own)]
-        return suite, suite.cells(tasks, self.methods, self.seeds, overrides)
+        tasks = tuple(dict.fromkeys([*self.tasks, *(task.name for task in own)])) or suite.tasks
+        added = registry.methods.installed() if self.with_plugins else []
+        methods = tuple(dict.fromkeys([*(self.methods or suite.methods), *added]))
+        if added:
+            suite = suite.model_copy(update={"methods": tuple(dict.fromkeys([*suite.methods, *added]))})
+        return suite, tasks, methods
+
+
+def _fault(group: registry.Registry, name: str) -> str:
+    """Return what is wrong with a plug-in, or nothing."""
+    try:
+        group.get(name)
+    except PluginError as error:
+        return str(error)
+    return ""
+
+
+def _working(group: registry.Registry, names: Iterable[str]) -> tuple[str, ...]:
+    return tuple(name for name in names if not _fault(group, name))
 
 
 @dataclass(frozen=True)
@@ -106,12 +156,15 @@ class RunSummary:
         Cells that were run this time.
     pages : tuple of Path
         What was rendered.
+    broken : mapping of str to str
+        What is wrong with the chosen plug-ins that do not work; see `Selection.broken`.
     """
 
     suite: str
     cells: tuple[CellState, ...]
     ran: int
     pages: tuple[Path, ...]
+    broken: Mapping[str, str]
 
     def count(self, state: str) -> int:
         """Return how many cells are in a state."""
@@ -121,7 +174,7 @@ class RunSummary:
 def ls(what: str) -> list[dict[str, str]]:
     """Return a row of facts for each task, method, suite or metric.
 
-    A plug-in that cannot be imported has a row with the reason, and hides nothing else.
+    A plug-in that is broken has a row with the reason, and hides nothing else.
 
     Raises
     ------
@@ -155,8 +208,9 @@ def ls(what: str) -> list[dict[str, str]]:
 def _described(group: registry.Registry, name: str, row: Callable[[Any], dict[str, str]]) -> dict[str, str]:
     try:
         return {"name": name, **row(group.get(name)), "from": group.origin(name)}
-    except FedBenchError as error:
-        return {"name": name, "title": f"broken: {error}", "from": group.origin(name)}
+    except Exception as error:  # a plug-in's own traffic(), say, may raise anything
+        told = str(error) if isinstance(error, FedBenchError) else f"{type(error).__name__}: {error}"
+        return {"name": name, "title": f"broken: {told}", "from": group.origin(name)}
 
 
 def _task_row(task: Task) -> dict[str, str]:
@@ -173,14 +227,45 @@ def _clients(task: Task) -> str:
     return str(getattr(task.partitioner, "clients", "by site"))
 
 
-def _method_row(method: Any) -> dict[str, str]:
+def _method_row(method: type[Method]) -> dict[str, str]:
     defaults = ", ".join(f"{key}={value}" for key, value in method.defaults().items())
+    down, up = _relative_traffic(method())
     return {
         "family": method.family,
+        "down": down,
+        "up": up,
         "mechanism": method.mechanism,
         "defaults": defaults,
         "title": first_line(method),
     }
+
+
+def _relative_traffic(method: Method) -> tuple[str, str]:
+    """Return what one sampled client is sent in a round, and sends, in sizes of the paper's model."""
+    if method.pooled:
+        return "", ""
+    sizes, size = _paper_model()
+    shared = sum(n for name, n in sizes.items() if method.shared(name))
+    down, up = (_times(n, size.model) for n in method.traffic(replace(size, shared=shared)))
+    return down, up
+
+
+def _times(n: int | None, model: int) -> str:
+    if n is None:
+        return "varies"
+    return "<0.01x" if 0 < n / model < 0.005 else f"{round(n / model, 2):g}x"
+
+
+@cache
+def _paper_model() -> tuple[dict[str, int], Size]:
+    """Return the bytes of each tensor of the four-layer CNN of FedKPer on BloodMNIST, and of all it is made of."""
+    from fedbench.models import Model
+    from fedbench.seeds import Streams
+
+    tensors = Model("cnn4", (28, 28, 3), 8).initial(Streams(0))
+    sizes = {name: tensor.nbytes for name, tensor in tensors.items()}
+    model = sum(sizes.values())
+    return sizes, Size(shared=model, model=model, classes=8, features=tensors["head.weight"].shape[1])
 
 
 def first_line(method: type) -> str:
@@ -265,6 +350,47 @@ def cite(names: Sequence[str]) -> str:
     return "\n\n".join(entries)
 
 
+def new(kind: str, name: str, folder: Path | None = None) -> list[Path]:
+    """Write a package with a method or a task to start from, and return its files; see `fedbench.scaffold`.
+
+    Parameters
+    ----------
+    kind : {"method", "task"}
+        Which.
+    name : str
+        Name under which it is registered.
+    folder : Path, optional
+        Where it will stand; a folder of its name in the current one, if not given.
+
+    Raises
+    ------
+    SpecError
+        The kind is neither, the name is not valid or taken, or the folder is not empty; nothing was written.
+    """
+    from fedbench import scaffold
+
+    writers = {"method": scaffold.new_method, "task": scaffold.new_task}
+    if kind not in writers:
+        raise unknown("kind of plug-in", kind, writers)
+    return writers[kind](name, Path(name) if folder is None else folder)
+
+
+def check(name: str) -> Iterator[Verdict]:
+    """Try a registered method by every rule of the conformance suite; yield what came of each; see `fedbench.testing`.
+
+    Raises
+    ------
+    SpecError
+        No method has this name; the message suggests the nearest.
+    PluginError
+        It cannot be imported, shares its name with another, or is no method.
+    """
+    method = registry.methods.get(name)
+    from fedbench import testing
+
+    return testing.check(method, name=name)
+
+
 def status(selection: Selection, results: Path = RESULTS, data_dir: Path | None = None) -> list[CellState]:
     """Return where every cell of a selection stands, with an estimate for what is still to be run.
 
@@ -324,6 +450,8 @@ def run(
     ------
     SpecError, RecordError
         The selection or what is to run it is wrong, the results folder cannot be written, or it is of a newer schema.
+    PluginError
+        All tasks or all methods chosen are broken.
     """
     _check_workers(executor, jobs, address, storage, device)
     stop_at = math.inf if time_limit is None else time.time() + 60 * time_limit
@@ -346,7 +474,7 @@ def run(
             current[event.cell] = CellState(event.cell, state, event.reason)
         watch(event)
     pages = report(suite.name, results, reports) if reports is not None else []
-    return RunSummary(suite.name, tuple(current.values()), len(todo), tuple(pages))
+    return RunSummary(suite.name, tuple(current.values()), len(todo), tuple(pages), selection.broken())
 
 
 def _check_workers(executor: str, jobs: int | None, address: str | None, storage: str | None, device: str) -> None:
@@ -374,6 +502,67 @@ def _events(
 
         return run_on_ray(cells, options, address=address, storage=storage or "", workers=jobs)
     return run_cells(cells, options, jobs or (os.cpu_count() or 1 if options.device == "cpu" else 1))
+
+
+def tune(
+    method: str,
+    task: str,
+    *,
+    budget: int = 20,
+    seed: int = 0,
+    metric: str | None = None,
+    track: Track = "faithful",
+    out: Path = TUNING,
+    jobs: int | None = None,
+    data_dir: Path | None = None,
+    begin: Callable[[Search], None] = lambda search: None,
+    watch: Callable[[Trial], None] = lambda trial: None,
+) -> tuple[Tuned, Path]:
+    """Search a method's hyperparameters for one task, on validation data alone, and write what was found.
+
+    What is interrupted goes on when called again: trials whose records are there are not run again.
+
+    Parameters
+    ----------
+    method : str
+        Registered name.
+    task : str
+        Registered name, or path of a TOML file over a user's own data.
+    budget, seed, metric, track
+        See `fedbench.tuning.search`.
+    out : Path
+        Where the records of the trials go, and what was found as ``TASK/METHOD.toml``.
+    jobs : int, optional
+        Workers at a time; as many as cores if not given. It changes no bit of what is found.
+    data_dir : Path, optional
+        Where to look for data first.
+    begin, watch : callable
+        Called with the search once before the first trial, and with each trial.
+
+    Raises
+    ------
+    SpecError
+        What is asked for is wrong, or optuna is not installed.
+    DataError, PartitionError
+        The data is missing or damaged, or too small to be split once more.
+    FedBenchError
+        The machine failed, or every trial did.
+    """
+    from fedbench.federation import federate
+    from fedbench.resident import load_data
+    from fedbench.tuning import search, tune, write
+
+    _check_workers("processes", jobs, None, None, "cpu")
+    of = load_task_file(task) if task.endswith(".toml") else registry.tasks.get(task)
+    found = search(of, method, budget=budget, seed=seed, metric=metric, track=track)
+    of.data.fetch(data_dir)
+    federate(of.but(evaluated_on="validation"), load_data(of.data, data_dir), track, seed)  # it can be split
+    begin(found)
+    options = Options(out.resolve(), data_dir)
+    tuned = tune(found, out, lambda cells: _events("processes", cells, options, jobs, None, None), watch=watch)
+    path = out / of.name / f"{method}.toml"
+    write(tuned, path)
+    return tuned, path
 
 
 def report(suite: str, results: Path = RESULTS, reports: Path = REPORTS) -> list[Path]:
@@ -501,11 +690,19 @@ def _write_plan(results: Path, suite: Suite, states: Sequence[CellState]) -> Non
     earlier = records.read_plan(path).cells if path.is_file() else ()
     cells: dict[str, PlannedCell] = {}
     chosen = {(item.cell.task, item.cell.label): item.cell for item in states}.values()
-    for cell in (
+    asked = [
         *(_planned(cell) for cell in suite.cells()),
         # A method that is not the suite's still owes all of the suite's seeds: no seed can be picked.
         *(_planned(replace(cell, seed=seed)) for cell in chosen for seed in suite.seeds),
-        *(cell for cell in earlier if (results / cell.path).exists() and _is_current(cell, suite.track)),
+    ]
+    known = {cell.path for cell in asked}  # where its hyperparameters come from may have changed since
+    for cell in (
+        *asked,
+        *(
+            cell
+            for cell in earlier
+            if cell.path not in known and (results / cell.path).exists() and _is_current(cell, suite.track)
+        ),
         *(_planned(item.cell, item.reason if item.state == "skipped" else None) for item in states),
     ):
         cells[cell.path] = cell
@@ -514,6 +711,7 @@ def _write_plan(results: Path, suite: Suite, states: Sequence[CellState]) -> Non
         suite=suite.name,
         title=suite.title,
         track=suite.track,
+        margin=suite.margin,
         cells=tuple(cells.values()),
     )
     records.write_atomic(path, plan.model_dump_json(indent=1) + "\n")
@@ -539,4 +737,5 @@ def _planned(cell: Cell, skipped: str | None = None) -> PlannedCell:
         seed=cell.seed,
         hyperparameters=cell.identity()["method"]["hyperparameters"],
         skipped=skipped,
+        tuning=cell.tuning,
     )

@@ -5,6 +5,7 @@ Nothing here knows how a board looks. A hole is never skipped over: a method wit
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -16,10 +17,21 @@ from typing import Any, Literal
 from fedbench.errors import RecordError
 from fedbench.metrics import METRICS, evaluate
 from fedbench.records import Record, read_plan, state
-from fedbench.schema import Plan, PlannedCell, RunInfo
+from fedbench.schema import Plan, PlannedCell, RunInfo, Tuning
 from fedbench.statistics import Interval, t_interval
 
 State = Literal["done", "failed", "skipped", "corrupt", "missing"]
+_PREDICTED = (
+    "global_test_predictions",
+    "global_test_probabilities",
+    "global_validation_correct",
+    "global_client_correct",
+    "local_client_correct",
+    "personal_client_correct",
+    "final_test_predictions",
+    "final_client_correct",
+)
+"""Arrays of a record that say what its models answered."""
 _REASON = 300  # characters of a reason that are shown; the whole text stays in the record
 
 
@@ -43,6 +55,8 @@ class CellResult:
         K, the number of clients of the federation.
     values : mapping of metric name to float or None
         Every metric; None is "not defined".
+    answers : str
+        Digest of what its models answered in all rounds: equal for cells that no metric of accuracy can tell apart.
     """
 
     planned: PlannedCell
@@ -52,6 +66,7 @@ class CellResult:
     digest: str = ""
     clients: int = 0
     values: Mapping[str, float | None] = field(default_factory=dict)
+    answers: str = ""
 
     @property
     def seed(self) -> int:
@@ -106,6 +121,16 @@ class Row:
     def done(self) -> tuple[CellResult, ...]:
         """The cells that have a record."""
         return tuple(cell for cell in self.cells if cell.state == "done")
+
+    @property
+    def origin(self) -> str:
+        """Where its hyperparameters came from: ``defaults``, ``set by hand`` or ``tuned, budget 20``."""
+        return " / ".join(dict.fromkeys(_origin(cell.planned) for cell in self.cells))
+
+    @property
+    def tunings(self) -> tuple[Tuning, ...]:
+        """The searches that found its hyperparameters: one, or none where they were not tuned."""
+        return tuple(dict.fromkeys(cell.planned.tuning for cell in self.cells if cell.planned.tuning))
 
     @property
     def complete(self) -> bool:
@@ -192,12 +217,15 @@ class Board:
         What a seed redraws.
     tasks : tuple of TaskBoard
         In the order of the plan.
+    margin : float
+        Largest difference between methods that counts as none, a fraction; see `Suite`.
     """
 
     suite: str
     title: str
     track: Literal["faithful", "robust"]
     tasks: tuple[TaskBoard, ...]
+    margin: float = 0.005
 
     @cached_property
     def cells(self) -> tuple[CellResult, ...]:
@@ -238,7 +266,7 @@ def load_board(results: Path, suite: str) -> Board:
     cells = [_read_cell(results, planned) for planned in plan.cells]
     names = dict.fromkeys(cell.planned.task for cell in cells)
     tasks = tuple(_task_board(name, [cell for cell in cells if cell.planned.task == name]) for name in names)
-    return Board(plan.suite, plan.title, plan.track, tasks)
+    return Board(plan.suite, plan.title, plan.track, tasks, plan.margin)
 
 
 def _read_plan(results: Path, suite: str) -> Plan:
@@ -278,7 +306,17 @@ def _evaluated(planned: PlannedCell, record: Record) -> CellResult:
     for name, value in values.items():
         if value is not None and not math.isfinite(value):
             raise RecordError(f"{name} is not a finite number")
-    return CellResult(planned, "done", "", info, record.digest, record.outcome.n_clients, values)
+    return CellResult(planned, "done", "", info, record.digest, record.outcome.n_clients, values, _answers(record))
+
+
+def _answers(record: Record) -> str:
+    digest = hashlib.sha256()
+    for name in _PREDICTED:
+        if name in record.arrays:
+            array = record.arrays[name]
+            digest.update(f"{name} {array.dtype} {array.shape}".encode())
+            digest.update(array.tobytes())
+    return digest.hexdigest()
 
 
 def _task_board(name: str, cells: list[CellResult]) -> TaskBoard:
@@ -310,6 +348,12 @@ def _task_board(name: str, cells: list[CellResult]) -> TaskBoard:
     )
 
 
+def _origin(planned: PlannedCell) -> str:
+    if planned.tuning is not None:
+        return f"tuned, budget {planned.tuning.budget}"
+    return "defaults" if planned.label == planned.method else "set by hand"
+
+
 def _ranked(rows: list[Row], primary: str | None) -> tuple[Row, ...]:
     """Return rows in the order of the board: ranked ones first; competition ranking, so ties share a rank."""
     if primary is None:
@@ -334,6 +378,10 @@ def _warnings(methods: list[Row], done: list[CellResult]) -> Iterable[str]:
         yield "not comparable: the records were made from different definitions of this task"
     if len({tuple(cell.seed for cell in row.cells) for row in methods}) > 1:
         yield "not paired: the methods were planned with different seeds"
+    budgets = sorted({tuning.budget for row in methods for tuning in row.tunings})
+    if len(budgets) > 1:
+        yield f"unequal tuning: the methods were tuned with budgets of {' and '.join(map(str, budgets))} trials"
+    yield from _same_answers(methods)
     pairs = [(row.label, cell.seed, cell.info) for row in methods for cell in row.done if cell.info]
     for seed in sorted({seed for _, seed, _ in pairs}):
         ids = {label: info.seed_ids.model_dump() for label, at, info in pairs if at == seed}
@@ -345,6 +393,17 @@ def _warnings(methods: list[Row], done: list[CellResult]) -> Iterable[str]:
     devices = sorted({info.environment.device for _, _, info in pairs})
     if len(devices) > 1:
         yield f"mixed devices: the records come from {' and '.join(devices)}; small differences may be rounding"
+
+
+def _same_answers(methods: list[Row]) -> Iterable[str]:
+    """Name the methods that are one method here: a setting at its neutral point, a model without what it works on."""
+    groups: dict[tuple[tuple[int, str], ...], list[str]] = {}
+    for row in methods:
+        if row.complete:
+            groups.setdefault(tuple((cell.seed, cell.answers) for cell in row.done), []).append(row.label)
+    for labels in groups.values():
+        if len(labels) > 1:
+            yield f"the same method here: {', '.join(labels)} gave the same answers, bit for bit, in every round"
 
 
 def _score(name: str, done: tuple[CellResult, ...]) -> Score:
@@ -389,6 +448,7 @@ def _facts(info: RunInfo, clients: int) -> tuple[tuple[str, str], ...]:
         "Optimiser": f"SGD, learning rate {text('protocol', 'lr')}, momentum {text('protocol', 'momentum')}",
         "Source of the data": text("source"),
         "Task version": text("version"),
+        "Evaluated on": f"{text('evaluated_on')} data" if text("evaluated_on") else "",
         "Names of clients": ", ".join(map(str, sites)) if isinstance(sites, list | tuple) else "",
         "Names of classes": ", ".join(info.classes),
     }

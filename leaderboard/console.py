@@ -39,6 +39,8 @@ class SummaryRow:
         Why the method is not ranked, or which seeds are missing and why; empty if all is well.
     reference : bool
         Whether it is a reference point.
+    origin : str
+        Where its hyperparameters came from.
     """
 
     task: str
@@ -47,6 +49,7 @@ class SummaryRow:
     values: tuple[str, ...]
     note: str
     reference: bool
+    origin: str
 
 
 def summary(board: Board) -> list[SummaryRow]:
@@ -84,6 +87,7 @@ def _summary_row(task: TaskBoard, row: Row) -> SummaryRow:
         values=tuple(values),
         note=text.printable(text.note(row, task.primary)),
         reference=row.family == "reference",
+        origin=row.origin,
     )
 
 
@@ -106,6 +110,12 @@ def _print_task(task: TaskBoard, rows: list[SummaryRow], console: Console) -> No
     console.print(table)
     for warning in task.warnings:
         console.print(Text(f"! {text.printable(warning)}", style="yellow"))
+    origins: dict[str, list[str]] = {}
+    for row in rows:
+        if not row.reference:
+            origins.setdefault(row.origin, []).append(row.method)
+    shown = "; ".join(f"{origin}: {', '.join(methods)}" for origin, methods in origins.items())
+    console.print(Text(f"Hyperparameters: {shown if len(origins) > 1 else ''.join(origins)}."), style="dim")
     notes: dict[str, list[str]] = {}
     for row in rows:
         if row.note:

@@ -42,6 +42,9 @@ def markdown(board: Board) -> str:
         ("Record", "Method", "State", "Digest", "Started", "Commit"),
         (_provenance(row, cell) for task in board.tasks for row in task.all_rows for cell in row.cells),
     )
+    tuned = [(task, row) for task in board.tasks for row in task.all_rows if row.tunings]
+    lines += [f"- **{escape(row.label)}** on {escape(task.name)}: {escape(text.tuning(row))}" for task, row in tuned]
+    lines += [""] if tuned else []
     lines += ["## What each metric means", ""]
     lines += _table(
         ("Metric", "Symbol", "Unit", "Better", "Definition"),
@@ -66,13 +69,13 @@ def _task(task: TaskBoard) -> list[str]:
     if task.primary:
         lines += [f"Ranked by {escape(METRICS[task.primary].title)}.", ""]
     lines += [f"> **Warning:** {escape(warning)}.\n" for warning in task.warnings]
-    lines += _scores(task, task.rows, SCORES, ranked=True)
+    lines += _scores(task, task.rows, SCORES, ranked=True, origin=True)
     notes = [(row.label, text.note(row, task.primary)) for row in task.all_rows if row.done]
     if any(note for _, note in notes):
         lines += [*(f"- **{escape(label)}**: {escape(note)}" for label, note in notes if note), ""]
     if task.references:
         lines += ["Reference points, shown and never ranked:", ""]
-        lines += _scores(task, task.references, SCORES)
+        lines += _scores(task, task.references, SCORES, origin=True)
     if not any(row.done for row in task.all_rows):
         return lines
     lines += ["Other readings of the same records:", ""]
@@ -82,7 +85,9 @@ def _task(task: TaskBoard) -> list[str]:
     return lines
 
 
-def _scores(task: TaskBoard, rows: Sequence[Row], groups: Sequence[Group], *, ranked: bool = False) -> list[str]:
+def _scores(
+    task: TaskBoard, rows: Sequence[Row], groups: Sequence[Group], *, ranked: bool = False, origin: bool = False
+) -> list[str]:
     names = [column.metric for group in groups for column in group.columns]
     best = {name: task.best(name) if groups is not COST else frozenset() for name in names}
 
@@ -93,12 +98,13 @@ def _scores(task: TaskBoard, rows: Sequence[Row], groups: Sequence[Group], *, ra
         return f"**{shown}** {text.BEST}" if row.family != "reference" and row.label in best[name] else shown
 
     header = ["Rank"] if ranked else []
-    header += ["Method", "Seeds", *(_heading(name) for name in names)]
+    header += ["Method", *(["Hyperparameters"] if origin else []), "Seeds", *(_heading(name) for name in names)]
     body = []
     for row in rows:
         rank = ["–" if row.rank is None else str(row.rank)] if ranked else []
         seeds = text.seeds(row) if row.done else escape(row.hole)
-        body.append([*rank, escape(row.label), seeds, *(cell(row, name) for name in names)])
+        came = [escape(row.origin)] if origin else []
+        body.append([*rank, escape(row.label), *came, seeds, *(cell(row, name) for name in names)])
     return _table(header, body, escaped=True, numeric=len(names))
 
 

@@ -164,6 +164,15 @@ def seeds(row: Row) -> str:
     return ONE_SEED if len(row.done) == 1 else str(len(row.done))
 
 
+def tuning(row: Row) -> str:
+    """Return how a row's hyperparameters were found; empty where they were not tuned."""
+    return "; ".join(
+        f"tuned on validation data of {of.task} for {of.metric}, budget {of.budget} trials, seed {of.seed}, "
+        f"file with SHA-256 {of.digest[:16]}"
+        for of in row.tunings
+    )
+
+
 def note(row: Row, primary: str | None) -> str:
     """Return why a method is not ranked; empty where it is, and for complete reference points."""
     if row.hole:
@@ -215,6 +224,9 @@ def caveats(board: Board) -> list[str]:
         "BwT and consistency stand beside accuracy because a constant predictor has perfect ones: "
         "read them only where accuracy is good.",
         "“Not defined” means that a method has no such model, or the task no such data. It is never counted as 0.",
+        "Beside each method stands where its hyperparameters came from: its defaults, set by hand, or tuned on "
+        "validation data in as many trials as the budget says. Methods compare fairly where all are at their defaults, "
+        "or all tuned with one budget.",
         "A method with a missing or failed seed is shown and not ranked. Reference points (training alone, all data "
         "in one place, the most frequent class) show what is easy and what is possible; they are never ranked.",
     ]

@@ -8,7 +8,8 @@ Split: the official one of MedMNIST, 7:1:2. The training images of ``blood`` are
 ``-alpha1.0`` the skew (``blood`` itself is alpha 0.1), ``-iid`` has none, ``-shards2`` two classes a client,
 ``-quantity`` equal labels but unequal sizes (log-normal, sigma 1), ``-styles`` equal labels and sizes, but images that
 look different at every client, where it trains and in its local test set. In ``-heldout`` 4 of the 20 clients never
-train and are served as newcomers; 2 of the other 16 take part in a round, as 2 of 20 do in ``blood``.
+train and are served as newcomers; 2 of the other 16 take part in a round, as 2 of 20 do in ``blood``. ``-bn``,
+``-mini-bn`` and ``-styles-bn`` have a model with batch normalisation, which FedBN and SiloBN are about.
 
 Caveats: few images occur twice in the official file: 8 repeats in train, 5 images in both train and test, 3 in
 train and validation, 1 in validation and test. They are kept, so that scores compare with published ones.
@@ -108,9 +109,27 @@ BLOOD_STYLES = BLOOD.but(
     styles=SiteStyles(),
 )
 
+BLOOD_BN = BLOOD.but(
+    name="blood-bn",
+    title="Blood cells (BloodMNIST), 8 classes, 20 clients with label skew, batch normalisation",
+    model="cnn4-bn",
+)
+
+BLOOD_STYLES_BN = BLOOD_STYLES.but(
+    name="blood-styles-bn",
+    title="Blood cells (BloodMNIST), 8 classes, 20 clients whose images look different, batch normalisation",
+    model="cnn4-bn",
+)
+
 BLOOD_HELDOUT = BLOOD.but(
     name="blood-heldout",
     title="Blood cells (BloodMNIST), 8 classes, 20 clients with label skew, 4 of them held out",
     held_out=0.2,
     protocol=FEDKPER_PROTOCOL.but(participation=0.125),
+)
+
+BLOOD_MINI_BN = BLOOD_MINI.but(
+    name="blood-mini-bn",
+    title="Blood cells, 1,600 training images of BloodMNIST, 8 clients with label skew, batch normalisation",
+    model="cnn-small-bn",
 )

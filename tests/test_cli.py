@@ -8,6 +8,7 @@ import pytest
 
 from fedbench import SpecError, cli, registry, verbs
 from fedbench.records import Record, read_plan
+from fedbench.testing import RULES
 
 
 @pytest.fixture
@@ -56,7 +57,7 @@ def test_run_writes_records_and_board_and_a_second_run_does_nothing(fedbench, tm
 def test_the_plan_lists_the_whole_suite(fedbench, tmp_path):
     fedbench(*HEART)
     plan = json.loads((tmp_path / "results" / "plans" / "quick.json").read_text())
-    assert len(plan["cells"]) == 3 * 6 * 3
+    assert len(plan["cells"]) == 3 * 15 * 3
 
 
 def test_a_set_hyperparameter_is_a_cell_of_its_own(fedbench):
@@ -72,7 +73,7 @@ def test_a_set_hyperparameter_is_a_cell_of_its_own(fedbench):
 def test_a_dry_run_writes_nothing(fedbench, tmp_path):
     status, out, _ = fedbench("run", "--all", "--dry-run", "--jobs", "2")
     assert status == 0
-    assert "54 cells: 54 missing; about" in out
+    assert "135 cells: 135 missing; about" in out
     assert "blood-mini/fedkper/seed-3" in out
     assert not (tmp_path / "results").exists()
 
@@ -104,7 +105,7 @@ def test_a_task_without_data_is_skipped_and_the_rest_runs(fedbench, tmp_path):
         ),
         (["run", "--all", "--set", "fedprox.mu=high"], "FedProx.mu: input should be a valid number"),
         (["run", "--all", "--set", "mu=1"], "write it as METHOD.NAME=VALUE"),
-        (["run", "--all", "--set", "ditto.mu=1"], "unknown method to set a hyperparameter of 'ditto'"),
+        (["run", "--all", "--set", "fedamp.mu=1"], "unknown method to set a hyperparameter of 'fedamp'"),
         (["run", "--task", "heart", "--seed", "-1"], "seed: must not be negative, got -1"),
         (["run", "--task", "heart", "--seed", "one"], "'one' is not a valid integer"),
         (["run", "--all", "--jobs", "0"], "jobs: must be at least 1, got 0"),
@@ -262,7 +263,7 @@ def test_a_board_mixes_no_versions(monkeypatch, tmp_path):
 def test_a_broken_task_leaves_the_data_of_the_others_alone(monkeypatch):
     from importlib.metadata import EntryPoint
 
-    points = {**registry.tasks.points(), "zz": EntryPoint("zz", "no_such_module:ZZ", "fedbench.tasks")}
+    points = {**registry.tasks.points(), "zz": (EntryPoint("zz", "no_such_module:ZZ", "fedbench.tasks"),)}
     monkeypatch.setattr(registry.tasks, "_points", points)
     states = {row["task"]: row["state"] for row in verbs.data_ls()}
     assert (states["heart"], states["zz"]) == ("here", "broken")
@@ -284,8 +285,212 @@ def test_verifying_data_that_is_named_and_absent_fails(fedbench):
 def test_a_broken_plug_in_is_listed_by_name_and_hides_nothing(monkeypatch):
     from importlib.metadata import EntryPoint
 
-    points = {**registry.methods.points(), "bad": EntryPoint("bad", "no_such_module:Bad", "fedbench.methods")}
+    points = {**registry.methods.points(), "bad": (EntryPoint("bad", "no_such_module:Bad", "fedbench.methods"),)}
     monkeypatch.setattr(registry.methods, "_points", points)
     rows = {row["name"]: row for row in verbs.ls("methods")}
     assert "cannot be imported from no_such_module:Bad" in rows["bad"]["title"]
     assert rows["fedavg"]["family"] == "global"
+
+
+# --- one's own methods and tasks --------------------------------------------------------------------------------------
+
+ACME = '''"""Acme: FedAvg, half of the way.
+
+Source: unpublished.
+"""
+from fedbench import Method
+
+
+class Acme(Method):
+    """w <- w_t + (mean w_k - w_t) / 2. Deviations: none. Cost: as FedAvg."""
+
+    def server_update(self, server, uploads, weights):
+        mean = server.average(uploads, weights)
+        server.params = {name: (w + mean[name]) / 2 for name, w in server.params.items()}
+
+
+class Leaky(Acme):
+    """Weights that sum to two. Deviations: none. Cost: as FedAvg."""
+
+    def weights(self, server, uploads):
+        return [2 / len(uploads)] * len(uploads)
+'''
+ONE = """
+name = "one"
+title = "One cell a method"
+track = "faithful"
+tasks = ["heart"]
+methods = ["majority"]
+seeds = [1]
+"""
+
+
+def test_installed_methods_join_a_suite_when_asked(fedbench, plugged, tmp_path):
+    plugged("acme-fl", ACME, methods={"acme": "Acme"})
+    (tmp_path / "one.toml").write_text(ONE)
+    status, out, err = fedbench("run", "--suite", "one.toml", "--all", "--with-plugins")
+    assert (status, "2 of 2 cells done (2 run now), 0 failed, 0 skipped." in out) == (0, True), out + err
+    assert len(list((tmp_path / "results" / "heart" / "acme").rglob("manifest.json"))) == 1
+    plan = read_plan(tmp_path / "results" / "plans" / "one.json")
+    assert {cell.method for cell in plan.cells} == {"majority", "acme"}
+    assert fedbench("status", "--suite", "one.toml", "--with-plugins")[1].strip() == "2 cells: 2 done"
+    assert fedbench("status", "--suite", "one.toml")[1].strip() == "1 cells: 1 done"
+    assert "3 done" not in fedbench("status", "--suite", "one.toml", "--method", "acme", "--with-plugins")[1]
+
+
+@pytest.fixture
+def broken_ones(plugged):
+    """Install a good method, and by other packages one of each kind of broken ones."""
+    plugged("acme-fl", ACME, methods={"acme": "Acme"})
+    plugged("raises-fl", "raise RuntimeError('no licence')", methods={"raises": "Raises"}, tasks={"raises-too": "T"})
+    plugged("wrong-fl", "Wrong = dict", methods={"wrong": "Wrong"}, tasks={"wrong-too": "Wrong"})
+    plugged("takes-fl", ACME, methods={"fedprox": "Acme", "acme": "Leaky"}, tasks={"breast": "Acme"})
+
+
+BROKEN = {
+    "method raises": ("raises-fl 1.2", "RuntimeError: no licence"),
+    "method wrong": ("wrong-fl 1.2", "registered as the method 'wrong', but is <class 'dict'>"),
+    "method acme": ("acme-fl 1.2", "takes-fl 1.2", "registered 2 times"),
+    "method fedprox": ("takes-fl 1.2", "fedbench 0.1.0", "registered 2 times"),
+}
+
+
+def test_broken_plug_ins_are_reported_at_the_end_of_a_run_and_stop_nothing(fedbench, broken_ones, plugged, tmp_path):
+    plugged("good-fl", ACME, methods={"good": "Acme"})
+    (tmp_path / "one.toml").write_text(ONE.replace('["majority"]', '["majority", "fedprox"]'))
+    status, out, err = fedbench("run", "--suite", "one.toml", "--all", "--with-plugins", "--executor", "serial")
+    assert (status, "2 of 2 cells done (2 run now)" in out, err) == (1, True, ""), out + err
+    end = out.partition("2 of 2 cells done")[2].splitlines()
+    for what, parts in BROKEN.items():
+        (line,) = (line for line in end if line.startswith(f"  {what}: broken: "))
+        for part in (*parts, "uninstall"):
+            assert part in line
+    status, out, _ = fedbench("status", "--suite", "one.toml", "--with-plugins")
+    assert (status, "2 cells: 2 done" in out, out.count(": broken: ")) == (1, True, 4)
+    status, out, _ = fedbench("run", "--suite", "one.toml", "--all", "--with-plugins", "--dry-run")
+    assert (status, out.count(": broken: ")) == (0, 4)
+    status, out, _ = fedbench("status", "--suite", "one.toml", "--method", "majority")
+    assert (status, out.strip()) == (0, "1 cells: 1 done")
+
+
+def test_where_all_that_was_chosen_is_broken_nothing_is_run(fedbench, broken_ones, tmp_path):
+    for chosen in (("--task", "heart", "--method", "raises"), ("--task", "raises-too")):
+        status, _, err = fedbench("run", *chosen)
+        assert (status, "of raises-fl 1.2 cannot be imported" in err) == (2, True)
+    status, _, err = fedbench("run", "--task", "heart", "--method", "wrong", "--method", "majorty")
+    assert (status, "unknown method 'majorty'; did you mean majority?" in err) == (2, True)
+    assert not (tmp_path / "results").exists()
+
+
+def test_what_is_set_for_a_broken_method_does_not_stop_the_others(broken_ones):
+    chosen = verbs.Selection(tasks=["heart"], methods=["fedprox", "majority"], overrides={"fedprox": {"mu": "0.1"}})
+    suite, cells = chosen.load()
+    assert {cell.method_name for cell in cells} == {"majority"}
+    assert "fedprox" not in suite.methods
+    assert list(chosen.broken()) == ["method fedprox"]
+
+
+def test_broken_plug_ins_hide_nothing_from_who_looks(fedbench, broken_ones):
+    status, out, _ = fedbench("ls", "methods")
+    assert (status, out.count("broken: ")) == (0, 4)
+    for part in ("from raises-fl 1.2", "from wrong-fl 1.2", "from acme-fl 1.2 and takes-fl 1.2"):
+        assert part in out
+    status, out, _ = fedbench("ls", "tasks")
+    assert (status, out.count("broken: "), "Heart disease" in out) == (0, 3, True)
+    assert fedbench("show", "fedavg")[0] == 0
+    status, _, err = fedbench("show", "fedprox")
+    assert (status, "is registered 2 times: " in err) == (2, True)
+    status, out, _ = fedbench("data", "ls")
+    assert (status, {"heart", "raises-too"} <= {line.split()[0] for line in out.splitlines()}) == (0, True)
+    status, out, err = fedbench("data", "fetch", "raises-too", "heart")
+    assert (status, "RuntimeError: no licence" in err, out.startswith("heart: ")) == (1, True, True)
+
+
+def test_new_writes_a_package_and_says_how_to_go_on(fedbench, tmp_path):
+    status, out, _ = fedbench("new", "method", "steady-pull")
+    assert status == 0
+    assert (tmp_path / "steady-pull" / "src" / "fedbench_steady_pull" / "__init__.py").is_file()
+    *written, last = out.splitlines()
+    assert {line.removeprefix("wrote ") for line in written} == {
+        str(path.relative_to(tmp_path)) for path in (tmp_path / "steady-pull").rglob("*") if path.is_file()
+    }
+    assert last == "next: pip install -e ./steady-pull pytest; pytest ./steady-pull; fedbench show steady-pull"
+    status, out, _ = fedbench("new", "task", "two-wards", "--folder", tmp_path / "wards")
+    assert (status, f"pytest {tmp_path / 'wards'};" in out) == (0, True)
+    assert (tmp_path / "wards" / "pyproject.toml").is_file()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["new", "method", "fedavg"], "there is a method 'fedavg' already"),
+        (["new", "method", "My"], "the name 'My' is not valid"),
+        (["new", "suite", "mine"], "'suite' is not one of 'method', 'task'"),
+        (["check", "fedprx"], "unknown method 'fedprx'; did you mean fedprox"),
+        (["check", "fedprox", "fedprx"], "unknown method 'fedprx'; did you mean fedprox"),
+        (["check"], "name methods to check, or say --all"),
+        (["check", "fedprox", "--all"], "name methods to check, or say --all"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_new_and_check_answer_bad_usage_in_a_line(fedbench, tmp_path, arguments, message):
+    status, out, err = fedbench(*arguments)
+    assert (status, out) == (2, "")
+    assert message in err
+    assert not [path for path in tmp_path.iterdir() if path.name != "home"]
+
+
+def test_check_gives_a_verdict_on_each_rule(fedbench):
+    status, out, _ = fedbench("check", "majority")
+    *verdicts, last = out.splitlines()
+    assert (status, last) == (0, "sound.")
+    assert [line.split()[1].rstrip(":") for line in verdicts if not line.startswith(" ")] == list(RULES)
+    assert all(line.startswith(("ok ", "       note: ")) for line in verdicts)
+
+
+def test_check_names_what_is_to_be_mended(fedbench, plugged):
+    plugged("acme-fl", ACME, methods={"leaky": "Leaky"})
+    status, out, _ = fedbench("check", "leaky")
+    assert (status, out.splitlines()[-1]) == (1, "leaky: not sound yet.")
+    assert "FOUND  weights: Give weights that are finite, not negative, and sum to one." in out
+    assert "are [1.0, 1.0] for 2 uploads" in out
+    assert "fedbench.simplex" in out
+    assert "resume: not checked until weights is mended" in out
+
+
+def test_check_of_all_goes_on_after_a_broken_one(fedbench, plugged, monkeypatch):
+    plugged("acme-fl", ACME, methods={"leaky": "Leaky", "absent": "Absent"})
+    points = registry.methods.points()
+    few = {name: points[name] for name in ("absent", "fedavg", "leaky", "majority")}
+    monkeypatch.setattr(registry.methods, "_points", few)
+    status, out, _ = fedbench("check", "--all")
+    lines = out.splitlines()
+    assert (status, lines[-1]) == (1, "absent, leaky: not sound yet.")
+    assert [line for line in lines if line.removesuffix(":") in few] == [f"{name}:" for name in few]
+    assert lines[1].startswith("FOUND  method 'absent' of acme-fl 1.2 cannot be imported")
+    assert lines[2:5] == [
+        "fedavg:",
+        "leaky:",
+        "FOUND  weights: Give weights that are finite, not negative, and sum to one.",
+    ]
+
+
+def test_methods_are_listed_with_their_traffic_within_80_columns(fedbench, monkeypatch, plugged):
+    plugged("acme-fl", ACME.replace("class Acme(Method):", "class Acme(Method):\n    mechanism = 'word ' * 20"),
+            methods={"acme": "Acme"})  # fmt: skip
+    monkeypatch.setenv("COLUMNS", "80")
+    status, out, _ = fedbench("ls", "methods")
+    lines = out.splitlines()
+    assert (status, max(map(len, lines)) <= 80) == (0, True)
+    assert lines[0].split() == ["name", "family", "down", "up", "mechanism"]
+    rows = {line.split()[0]: line.split() for line in lines if line[:1].strip()}
+    assert rows["fedprox"] == ["fedprox", "global", "1x", "1x", "regularisation"]
+    assert rows["scaffold"][2:4] == ["2x", "2x"]  # the model and a control variate, each way
+    assert rows["elastic"][2:4] == ["1x", "2x"]  # and Omega, up
+    assert rows["fedkd"][2:4] == ["varies", "varies"]
+    assert rows["local"][2:4] == ["0x", "<0.01x"]
+    below = out.partition("fedprox ")[2].splitlines()
+    assert below[1].strip().startswith("FedProx: FedAvg with a quadratic pull")
+    assert below[3].strip() == "mu=1.0"
+    assert "from acme-fl 1.2" in out
+    assert "from fedbench" not in out

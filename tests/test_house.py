@@ -23,10 +23,15 @@ FOLDERS = {
 # An import points to a lower floor, or stays within its own. A new module of `fedbench` is entered here.
 FLOORS = {
     0: "cell errors method outcome registry schema seeds task",
-    1: "datasets federation metrics partition records resident scaffold statistics taskfile",
+    1: (
+        "datasets federation metrics partition records resident scaffold statistics statistics.aggregates "
+        "statistics.bayes statistics.comparisons statistics.duels statistics.grid statistics.intervals "
+        "statistics.planning statistics.rank_tests statistics.result statistics.sources statistics.standings "
+        "statistics.two_models taskfile"
+    ),
     2: (
-        "checkpoint client cluster environment evaluation executors kinds models server simulation splitcard storage styles "
-        "testing together traffic training"
+        "checkpoint client cluster environment evaluation executors kinds models server simulation splitcard storage "
+        "styles testing together traffic training tuning"
     ),
     4: "cli verbs",
 }
@@ -39,7 +44,7 @@ SCRIPTS = ("fedbench.tasks.embedded.rebuild",)  # run by hand, never imported
 LIBRARIES = {
     0: {"annotated_types", "numpy", "pydantic"},
     1: {"medmnist", "platformdirs", "pooch", "pyarrow", "requests", "scipy", "tqdm"},
-    2: {"fsspec", "greenlet", "ray", "safetensors", "torch"},
+    2: {"fsspec", "greenlet", "optuna", "ray", "safetensors", "torch"},
     4: {"click", "rich"},
 }
 BOARD_LIBRARIES = LIBRARIES[0] | LIBRARIES[1] | {"jinja2", "rich"}

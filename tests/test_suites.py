@@ -1,5 +1,7 @@
 """The suites that come with FedBench name what exists."""
 
+from importlib import metadata
+
 import pytest
 
 from fedbench import registry
@@ -10,8 +12,15 @@ TASKS = {
     "paper": ("faithful", ["blood", "organc", "organs"], 3),
     "paper-local": ("faithful", ["blood", "organa"], 3),
     "robust": ("robust", ["blood", "organa", "pneumonia"], 10),
+    "wide": ("faithful", ["blood-mini", "heart"], 1),
     "quick-robust": ("robust", ["blood-mini", "organa-mini", "heart"], 10),
 }
+
+PAPER_TABLE = (
+    "fedavg", "fedprox", "fedcurv", "moon", "fedntd", "fedas",
+    "fedala", "ditto", "fedper", "fedkd", "fedbabu", "fedkper",
+)  # fmt: skip
+BUILT_IN = {point.name for point in metadata.distribution("fedbench").entry_points if point.group == "fedbench.methods"}
 
 
 def test_these_are_the_suites():
@@ -24,7 +33,10 @@ def test_a_suite_names_what_exists(name):
     track, tasks, seeds = TASKS[name]
     assert suite.name == name
     assert (suite.track, list(suite.tasks), suite.seeds) == (track, tasks, tuple(range(1, seeds + 1)))
-    assert suite.methods == ("fedavg", "fedprox", "fedkper", "local", "centralised", "majority")
+    if name == "wide":
+        assert sorted(suite.methods) == sorted(BUILT_IN)
+    else:
+        assert suite.methods == (*PAPER_TABLE, "local", "centralised", "majority")
     assert set(suite.tasks) <= set(registry.tasks.names())
     assert set(suite.methods) <= set(registry.methods.names())
 

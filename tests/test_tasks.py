@@ -32,8 +32,8 @@ OFFICIAL = [
     "blood", "breast", "derma", "oct", "organa", "organc", "organs", "path", "pneumonia", "retina", "tissue-full",
 ]  # fmt: skip
 CHANGES = ["alpha0.05", "alpha0.3", "alpha1.0", "heldout", "iid", "quantity", "shards2", "styles"]
-VARIANTS = [f"{name}-{change}" for name in ("blood", "organa") for change in CHANGES]
-EMBEDDED = ["blood-mini", "heart", "organa-mini"]
+VARIANTS = [f"{name}-{change}" for name in ("blood", "organa") for change in CHANGES] + ["blood-bn", "blood-styles-bn"]
+EMBEDDED = ["blood-mini", "blood-mini-bn", "heart", "organa-mini"]
 PROVIDED = ["tissue"]
 ALL = sorted([*OFFICIAL, *VARIANTS, *EMBEDDED, *PROVIDED])
 FOLDER = Path(str(resources.files("fedbench.tasks"))) / "embedded"

@@ -5,9 +5,11 @@ import json
 import numpy as np
 import pytest
 from fedbench.leaderboard import load_board
+from fedbench.leaderboard.markdown import markdown
 
 from fedbench.errors import RecordError
 from fedbench.metrics import METRICS
+from fedbench.schema import Tuning
 
 
 def rows_of(board, task):
@@ -103,7 +105,7 @@ def test_unpaired_methods_are_called_so_and_reference_points_are_exempt(lab):
     lab.done("alpha", "fedkper", 1, 0.6)
     lab.done("alpha", "local", 1, 0.6, family="reference", partition="other", device="cuda")
     assert load_board(lab.finish(), "demo").tasks[0].warnings == ()
-    lab.done("alpha", "fedprox", 1, 0.6, partition="other")
+    lab.done("alpha", "fedprox", 1, 0.7, partition="other")
     assert load_board(lab.finish(), "demo").tasks[0].warnings == (
         "not paired: at seed 1 fedavg, fedkper, fedprox do not share partition",
     )
@@ -114,6 +116,54 @@ def test_mixed_devices_and_different_seeds_are_warned_of(lab):
     lab.done("alpha", "fedkper", 2, 0.6, device="cuda")
     warnings = load_board(lab.finish(), "demo").tasks[0].warnings
     assert [warning.partition(":")[0] for warning in warnings] == ["not paired", "mixed devices"]
+
+
+def test_methods_that_gave_the_same_answers_are_named(lab):
+    for seed in (1, 2):
+        for label, accuracy in (("fedavg", 0.5), ("fedbn", 0.5), ("fedprox", 0.5 if seed == 1 else 0.6)):
+            lab.done("alpha", label, seed, accuracy)
+        lab.done("alpha", "fedper", seed, 0.5, models=("global", "local", "personal"))
+        lab.done("alpha", "majority", seed, 0.5, family="reference")
+    assert load_board(lab.finish(), "demo").tasks[0].warnings == (
+        "the same method here: fedavg, fedbn gave the same answers, bit for bit, in every round",
+    )
+
+
+def tune(lab, label, budget):
+    """Say in the plan that a method's hyperparameters were searched."""
+    found = Tuning(task="alpha", metric="global_accuracy_mean", budget=budget, seed=0, digest="ab" * 32)
+    lab.cells = [cell.model_copy(update={"tuning": found}) if cell.label == label else cell for cell in lab.cells]
+
+
+def test_each_row_says_where_its_hyperparameters_came_from(lab):
+    labels = "fedavg", "fedprox", "fedkper[tau=2.0]", "fedlc[tau=3.0]"
+    for label, accuracy in zip(labels, (0.5, 0.6, 0.7, 0.8), strict=True):
+        for seed in (1, 2):
+            lab.done("alpha", label, seed, accuracy)
+    tune(lab, "fedprox", 20)
+    tune(lab, "fedkper[tau=2.0]", 20)
+    (task,) = load_board(lab.finish(), "demo").tasks
+    assert {row.label: row.origin for row in task.rows} == {
+        "fedavg": "defaults",
+        "fedprox": "tuned, budget 20",
+        "fedkper[tau=2.0]": "tuned, budget 20",
+        "fedlc[tau=3.0]": "set by hand",
+    }
+    assert task.warnings == ()
+    shown = markdown(load_board(lab.results, "demo"))
+    assert "| fedprox | tuned, budget 20 | 2 |" in shown
+    assert (
+        "- **fedprox** on alpha: tuned on validation data of alpha for global\\_accuracy\\_mean, budget 20 trials, "
+        in shown
+    )
+
+
+def test_unequal_budgets_are_warned_of(lab):
+    for label, budget, accuracy in (("fedprox", 20, 0.5), ("fedper", 10, 0.6)):
+        lab.done("alpha", label, 1, accuracy)
+        tune(lab, label, budget)
+    (task,) = load_board(lab.finish(), "demo").tasks
+    assert task.warnings == ("unequal tuning: the methods were tuned with budgets of 10 and 20 trials",)
 
 
 def test_facts_come_from_the_records(demo):

@@ -7,18 +7,19 @@ from fedbench.leaderboard.markdown import escape, markdown
 # Balance is (60 + 62.5) / 2 = 61.25 and (80 + 62.5) / 2 = 71.25, half 12.4. fedprox has 0.6 and 0.8: 70, s 14.14,
 # half 12.706 * 14.14 / sqrt(2) = 127.1.
 TABLE = """\
-| Rank | Method | Seeds | Global accuracy, mean over rounds ↑ (%) | Global accuracy, last round ↑ (%) \
+| Rank | Method | Hyperparameters | Seeds \
+| Global accuracy, mean over rounds ↑ (%) | Global accuracy, last round ↑ (%) \
 | Backward transfer, mean over rounds ↑ (points) | Consistency, by peak ↑ (%) | Local accuracy, mean over rounds ↑ (%) \
 | Worst sampled client, mean over rounds ↑ (%) | Local consistency, by peak ↑ (%) | Personal accuracy ↑ (%) \
 | Balance ↑ (%) |
-| --- | --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |
-| 1 | fedkper\\[distil=False\\] | 3 | **80.0 ± 24.8** ★ | **80.0 ± 24.8** ★ | −12.5 ± 0.0 | 100.0 ± 0.0 \
+| --- | --- | --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |
+| 1 | fedkper\\[distil=False\\] | set by hand | 3 | **80.0 ± 24.8** ★ | **80.0 ± 24.8** ★ | −12.5 ± 0.0 | 100.0 ± 0.0 \
 | 62.5 ± 0.0 | 50.0 ± 0.0 | 100.0 ± 0.0 | not defined | **71.3 ± 12.4** ★ |
-| 2 | fedavg | 3 | 60.0 ± 24.8 | 60.0 ± 24.8 | −12.5 ± 0.0 | 100.0 ± 0.0 \
+| 2 | fedavg | defaults | 3 | 60.0 ± 24.8 | 60.0 ± 24.8 | −12.5 ± 0.0 | 100.0 ± 0.0 \
 | 62.5 ± 0.0 | 50.0 ± 0.0 | 100.0 ± 0.0 | not defined | 61.3 ± 12.4 |
-| – | fedper | 3 | not defined | not defined | not defined | not defined \
+| – | fedper | defaults | 3 | not defined | not defined | not defined | not defined \
 | 62.5 ± 0.0 | 50.0 ± 0.0 | 100.0 ± 0.0 | 75.0 ± 0.0 | not defined |
-| – | fedprox | 2 of 3 | 70.0 ± 127.1 | 70.0 ± 127.1 | −12.5 ± 0.0 | 100.0 ± 0.0 \
+| – | fedprox | defaults | 2 of 3 | 70.0 ± 127.1 | 70.0 ± 127.1 | −12.5 ± 0.0 | 100.0 ± 0.0 \
 | 62.5 ± 0.0 | 50.0 ± 0.0 | 100.0 ± 0.0 | not defined | 66.3 ± 63.5 |
 
 - **fedper**: not ranked: Global accuracy, mean over rounds is not defined
@@ -57,5 +58,5 @@ def test_escape():
 
 def test_states_stand_in_the_table(demo):
     shown = markdown(load_board(demo, "demo"))
-    assert "| – | fedkper | skipped: bloodmnist.npz is not on this machine |" in shown
+    assert "| – | fedkper | defaults | skipped: bloodmnist.npz is not on this machine |" in shown
     assert "18 of 24 cells done (1 missing, 1 failed, 3 skipped, 1 corrupt)" in shown

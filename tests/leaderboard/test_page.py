@@ -130,7 +130,7 @@ def test_nothing_done_yet(lab, tmp_path):
     lab.plan("alpha", "fedavg", 1)
     page, markdown = render(lab.finish(), "demo", tmp_path / "out")
     assert "missing" in Reader(page.read_text(encoding="utf-8")).text
-    assert "| – | fedavg | missing |" in markdown.read_text(encoding="utf-8")
+    assert "| – | fedavg | defaults | missing |" in markdown.read_text(encoding="utf-8")
 
 
 def test_the_same_records_give_the_same_bytes_wherever_and_in_whatever_order_they_stand(demo, tmp_path):
