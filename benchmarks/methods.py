@@ -12,14 +12,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
+from report import METHODS, TIME
 from setting import arguments, tell
 
-from fedbench import registry
+from fedbench import MethodError, registry
 from fedbench.cell import Cell
 from fedbench.checkpoint import Checkpoint, pack
 from fedbench.resident import load_data
@@ -28,17 +30,19 @@ from fedbench.simulation import Simulation, one_thread
 if TYPE_CHECKING:
     from conftest import Script
 
-TABLE = "Methods"
 CAPTION = (
     "Processor time of a method's round over that of FedAvg's rounds between which it was measured, and what else it "
     "takes. 1,600 blood cells, eight clients, all of which take part, the paper's model and protocol; the first of "
     "four rounds is not counted. Personal models are not evaluated in these rounds. *Down* and *up* are bytes a client "
-    "and round over the model's; *state* is what a client keeps after the last of these rounds, over the model's bytes."
+    "and round over the model's; *state* is what a client keeps after the last of these rounds, over the model's. "
+    "A method whose loss is not finite here, at its defaults, is measured as far as it comes."
 )
 AT_ONCE = 4
 """Methods that take turns with FedAvg: more would not fit into the processor's cache any better."""
 ROUNDS = 4
 BASE = "fedavg"
+TARGETS = {"fedntd": 1.15, "moon": 1.5}
+"""At most so many times FedAvg's round."""
 
 
 def built_in() -> list[str]:
@@ -62,41 +66,53 @@ def measured(names: Sequence[str]) -> list[dict[str, Any]]:
     with TemporaryDirectory() as folder:
         runs = {name: simulation(name, Path(folder)) for name in dict.fromkeys([BASE, *names])}
         seconds: dict[str, list[float]] = {name: [] for name in runs}
-        for _ in range(ROUNDS):
-            for name, run in runs.items():
+        for t in range(ROUNDS):
+            for name in [name for name, taken in seconds.items() if len(taken) == t]:
                 begin = time.process_time()
-                run.round()
-                seconds[name].append(time.process_time() - begin)
-        return [row(runs[name], sum(seconds[name][1:]) / sum(seconds[BASE][1:])) for name in names]
+                with suppress(MethodError):  # its loss is not finite: so much for it
+                    runs[name].round()
+                    seconds[name].append(time.process_time() - begin)
+        return [row(runs[name], seconds[name], seconds[BASE]) for name in names]
 
 
-def row(run: Simulation, time_of_round: float) -> dict[str, Any]:
-    """Return what a method costs, from what it has done."""
+def row(run: Simulation, seconds: Sequence[float], of_base: Sequence[float]) -> dict[str, Any]:
+    """Return what a method costs, from the rounds that it has done."""
+    counted = slice(min(1, len(seconds) - 1), len(seconds))
+    time_of_round = sum(seconds[counted]) / sum(of_base[counted])
     model = sum(tensor.nbytes for tensor in run.initial.values())
     visits, down, up = (
-        sum(float(values[0]) for values in run.rounds[name][1:]) for name in ("sampled", "bytes_down", "bytes_up")
+        sum(float(values[0]) for values in run.rounds[name][counted]) for name in ("sampled", "bytes_down", "bytes_up")
     )
     return {
         "method": run.cell.method_name,
+        "version": run.method.version,
         "family": run.method.family,
-        "time of a round": time_of_round,
+        TIME: time_of_round,
         "down": down / visits / model,
         "up": up / visits / model,
-        "state": len(pack(run.states[0])) / model if 0 in run.states else 0.0,
+        "state": len(pack(run.states[0])) / model if run.states.get(0) else 0.0,
+        "target": _verdict(run.cell.method_name, time_of_round),
+        "note": None if run.done == ROUNDS else f"not finite in round {run.done + 1}",
     }
+
+
+def _verdict(name: str, time_of_round: float) -> str | None:
+    if name not in TARGETS:
+        return None
+    return f"at most {TARGETS[name]}: {'met' if time_of_round <= TARGETS[name] else 'not met'}"
 
 
 def test_methods(benchmark: Any, script: Script) -> None:
     """Measure all methods, a few at a time, each time in a fresh process."""
-    names = [name for name in built_in() if name != BASE]
+    names = built_in()
     groups = [names[start : start + AT_ONCE] for start in range(0, len(names), AT_ONCE)]
 
     def every() -> list[dict[str, Any]]:
         return [row for group in groups for row in script(Path(__file__).name, *group)["rows"]]
 
     rows = benchmark.pedantic(every, rounds=1, iterations=1)
-    rows.sort(key=lambda row: row["time of a round"])
-    benchmark.extra_info |= {"table": TABLE, "caption": CAPTION, "rows": rows}
+    rows.sort(key=lambda row: row[TIME])
+    benchmark.extra_info |= {"table": METHODS, "caption": CAPTION, "rows": rows}
 
 
 def main() -> None:
@@ -104,7 +120,7 @@ def main() -> None:
     parser = arguments(__doc__)  # of which the task and the number of rounds are not ours: all are measured alike
     parser.add_argument("methods", nargs="*", metavar="METHOD", help="all, if none is named")
     given = parser.parse_args()
-    tell(rows=measured(given.methods or [name for name in built_in() if name != BASE]))
+    tell(rows=measured(given.methods or built_in()))
 
 
 if __name__ == "__main__":

@@ -1,5 +1,8 @@
 """Write reports/performance.md from what `pytest benchmarks` measured, and from findings.md, which is written by hand.
 
+What a round of each method takes is also written to methods/costs.json, which is installed: `fedbench ls methods`
+shows it.
+
 ``python benchmarks/report.py [benchmark.json] [--out page.md]`` reads the JSON of pytest-benchmark. A measurement whose
 ``extra_info`` holds ``{"table": name, "row": {...}, "caption": text}`` is a row of a table of that name, or several
 (``"rows"``); the caption may be left out. So another benchmark needs no change here.
@@ -33,6 +36,10 @@ DERIVED = {"PFLlib": 0.87, "FL-bench": 0.85}
 
 Both ran as one process of two threads on images of this shape, on another processor.
 """
+
+METHODS, TIME = "Methods", "time of a round"
+"""The table of what methods cost, and its column of a round's time over that of FedAvg's."""
+COSTS = HERE.parent / "methods" / "costs.json"
 
 WARM_UP = 1
 """Rounds at the beginning of each run that are not counted, the same ones in all variants."""
@@ -245,6 +252,13 @@ def shown(value: object) -> str:
     return str(value).replace("|", r"\|")
 
 
+def costs(measurements: Iterable[Measurement]) -> dict[str, dict[str, float]]:
+    """Return version and time of a round of each method that was measured, by name."""
+    rows = [row for each in measurements if each.get("table") == METHODS for row in each["rows"]]
+    rows.sort(key=lambda row: str(row["method"]))
+    return {row["method"]: {"version": row["version"], "time": round(row[TIME], 2)} for row in rows}
+
+
 # --- page -----------------------------------------------------------------------------------------------------------
 
 
@@ -324,6 +338,8 @@ def main() -> None:
     given = parser.parse_args()
     measured = json.loads(given.measured.read_text(encoding="utf-8"))
     given.out.write_text(page(measured, FINDINGS.read_text(encoding="utf-8")), encoding="utf-8")
+    if found := costs(each["extra_info"] for each in measured["benchmarks"]):
+        COSTS.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import doctest
 import importlib
+import json
 from pathlib import Path
 
 import numpy as np
@@ -89,6 +90,27 @@ def test_seconds_leave_out_the_first_round_and_halve_what_went_side_by_side(repo
     alone, twice = measurements[:2]
     assert (report.seconds(alone, "train"), report.seconds(alone, "evaluate"), report.total(alone)) == (9, 3, 12)
     assert (report.seconds(twice, "train"), report.seconds(twice, "evaluate"), report.total(twice)) == (3.5, 0.5, 4)
+
+
+def test_costs_are_those_of_the_table_of_methods(report):
+    rows = [
+        {"method": "moon", "version": 2, report.TIME: 1.504, "state": 1.0},
+        {"method": "ditto", "version": 1, report.TIME: 2.0},
+    ]
+    measured = [{"table": "Workers", "rows": [{"method": "other"}]}, {"table": report.METHODS, "rows": rows}]
+    assert report.costs(measured) == {"ditto": {"version": 1, "time": 2.0}, "moon": {"version": 2, "time": 1.5}}
+    assert report.costs(measured[:1]) == {}
+
+
+def test_the_costs_that_are_installed_are_the_published_ones(report):
+    costs = json.loads(report.COSTS.read_text(encoding="utf-8"))
+    page = report.PAGE.read_text(encoding="utf-8").partition(f"## {report.METHODS}\n")[2].partition("\n## ")[0]
+    cells = [line.strip("|").split("|") for line in page.splitlines() if line.startswith("|")]
+    rows = {name.strip(): values for name, *values in cells}
+    assert list(costs) == sorted(costs)
+    for name, cost in costs.items():
+        assert cost["version"] == int(rows[name][0]) == registry.methods.get(name).version
+        assert cost["time"] == pytest.approx(float(rows[name][2]), abs=0.006)
 
 
 def test_one_round_is_not_enough(report):

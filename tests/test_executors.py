@@ -196,6 +196,7 @@ def test_an_interrupt_leaves_no_worker_and_no_half_record(tmp_path):
     run = subprocess.Popen(
         [*command, "--reports", str(tmp_path / "reports"), "--checkpoint-seconds", "0"],
         stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # ignored in background jobs
     )  # fmt: skip
     deadline = time.monotonic() + 120
     while not list(tmp_path.rglob("checkpoint.json")) and time.monotonic() < deadline:

@@ -93,9 +93,12 @@ def test_wheel_holds_all_that_runs_and_nothing_else(built: Built) -> None:
     data = (
         "tasks/suites/*.toml",
         "tasks/embedded/*",
+        "leaderboard/assets/*",
+        "leaderboard/reported/*",
         "leaderboard/templates/*",
         "fedbench/py.typed",
         "fedbench/templates/**/*",
+        "methods/costs.json",
     )
     files = [path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py")]
     files += [path for pattern in data for path in ROOT.glob(pattern) if path.is_file()]
