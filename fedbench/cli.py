@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from fedbench.executors import Event
+    from fedbench.leaderboard.comparison import Contrast
+    from fedbench.statistics.comparisons import Comparison
     from fedbench.tuning import Search, Trial
     from fedbench.verbs import CellState, Selection
 
@@ -142,7 +144,10 @@ def ls(what: str) -> None:
     _entries([{**row, "from": "" if row["from"].startswith(own) else f"from {row['from']}"} for row in rows],
              below=("title", "defaults", "from"))  # fmt: skip
     if what == "methods":
-        click.echo("\ndown, up: bytes of a sampled client in a round, in sizes of FedKPer's CNN")
+        click.echo(
+            "\ndown, up: bytes of a sampled client in a round, in sizes of FedKPer's CNN"
+            "\ntime: of a round, over FedAvg's, as measured (reports/performance.md)"
+        )
 
 
 @cli.command()
@@ -350,8 +355,7 @@ def _close(console: Console, summary: Any) -> int:
     for what, state, reason in reasons:
         console.print(f"  {what}: {state}: {reason}", markup=False, soft_wrap=True)
     _print_broken(summary.broken)
-    for page in summary.pages:
-        console.print(f"wrote {page}", markup=False, soft_wrap=True)
+    _print_pages(summary.pages)
     return COMPLETE if counts["done"] == len(summary.cells) and not summary.broken else FAILED
 
 
@@ -467,15 +471,37 @@ class _Trials:
 
 @cli.command()
 @click.option("--suite", default="quick", show_default=True, help="Name of the suite.")
+@click.option("--format", "form", metavar="csv|json|latex", help="Write this file beside the board, and no board.")
+@click.option("--stdout", is_flag=True, help="Print it, with --format, and write nothing.")
 @_results
 @_reports
-def report(suite: str, results: Path, reports: Path) -> None:
-    """Render a suite's board from its records."""
-    from fedbench import verbs
+def report(suite: str, form: str | None, stdout: bool, results: Path, reports: Path) -> None:
+    """Render a suite's board from its records.
 
+    --format csv or json gives a row for each cell and metric, latex the table
+    of a paper.
+    """
+    from fedbench import records, verbs
+
+    if form is None and stdout:
+        raise click.UsageError("--stdout prints a file: say which with --format csv, json or latex.")
+    if form is not None:
+        name, text = verbs.table(suite, form, results)
+        if stdout:
+            click.echo(text, nl=False)
+        else:
+            path = reports / suite / name
+            records.write_atomic(path, text)
+            click.echo(f"wrote {path}")
+        return
     pages = verbs.report(suite, results, reports)
     _print_board(_console(), suite, results)
-    for page in pages:
+    _print_pages(pages)
+
+
+def _print_pages(pages: Sequence[Path]) -> None:
+    """Name the two pages that a reader opens; the others are linked from the first."""
+    for page in pages[:2]:
         click.echo(f"wrote {page}")
 
 
@@ -483,6 +509,154 @@ def _print_board(console: Console, suite: str, results: Path) -> None:
     from fedbench import leaderboard
 
     leaderboard.terminal(leaderboard.load_board(results, suite), console)
+
+
+@cli.command()
+@click.option("--mlflow", "folder", required=True, type=click.Path(path_type=Path), help="Where its database goes.")
+@click.option("--suite", default="quick", show_default=True, help="Name of the suite.")
+@_results
+def export(folder: Path, suite: str, results: Path) -> None:
+    """Write finished cells as runs that MLflow shows: no server, no network."""
+    from fedbench import verbs
+
+    click.echo(f"{verbs.export(suite, folder, results)} new runs in {folder}/mlflow.db")
+
+
+# --- comparing --------------------------------------------------------------------------------------------------------
+
+
+@cli.command()
+@click.argument("methods", nargs=-1, required=True, metavar="METHOD... REFERENCE")
+@click.option("--suite", default="quick", show_default=True, help="Name of the suite.")
+@click.option("--task", help="On this task alone; on all of the suite if not given.")
+@click.option("--metric", help="By this metric; by the one that ranks if not given.")
+@click.option("--models", "seed", type=int, metavar="SEED", help="Compare two trained models, those of one seed.")
+@_results
+def compare(
+    methods: tuple[str, ...], suite: str, task: str | None, metric: str | None, seed: int | None, results: Path
+) -> None:
+    """Say how far methods are from another, and how sure that is.
+
+    Differences are paired by seed. With more than two methods the last is the
+    reference, and p is corrected for the number of comparisons.
+    """
+    from fedbench import verbs
+    from fedbench.leaderboard import sentences
+
+    if len(methods) < 2:
+        raise click.UsageError("name two methods or more; the last is the one that the others are compared with.")
+    if seed is not None:
+        if len(methods) != 2 or task is None or metric is not None:
+            raise click.UsageError("--models compares two methods on one --task, by accuracy: leave out the rest.")
+        _say(sentences.of_models(verbs.compare_models(*methods, task, seed, suite=suite, results=results)))
+        return
+    found = verbs.compare(methods[:-1], methods[-1], suite=suite, task=task, metric=metric, results=results)
+    for number, comparison in enumerate(found.comparisons):
+        if number:
+            click.echo("")
+        _print_comparison(found, comparison, suite)
+    _say([f"Note: {note}." for note in found.notes])
+
+
+def _print_comparison(found: Contrast, comparison: Comparison, suite: str) -> None:
+    from fedbench.leaderboard import sentences, text
+    from fedbench.leaderboard.forest import forest
+
+    by = f"{found.metric.title}, {text.direction(found.metric)}; {suite}, {found.track} track"
+    _say([f"{comparison.method} minus {comparison.reference}", by])
+    rows = [(task.task, task.difference) for task in comparison.tasks]
+    if len(rows) > 1:
+        rows.insert(0, (f"all {len(rows)} tasks", comparison.difference))
+    named = [(text.printable(name), interval) for name, interval in rows]
+    click.echo("\n" + "\n".join(forest(named, found.margin, _width())) + "\n")
+    _say(sentences.told(found, comparison))
+
+
+def _width() -> int:
+    return max(40, min(100, shutil.get_terminal_size().columns))
+
+
+def _say(sentences: Sequence[str]) -> None:
+    from textwrap import wrap
+
+    from fedbench.leaderboard.text import printable
+
+    for sentence in sentences:
+        click.echo("\n".join(wrap(printable(sentence), _width(), subsequent_indent="  ", break_on_hyphens=False)))
+
+
+@cli.command()
+@click.option("--effect", default=1.0, show_default=True, metavar="POINTS", help="Difference to be found.")
+@click.option("--suite", default="quick-robust", show_default=True, help="Name of a suite, or a TOML file.")
+@click.option("--methods", type=int, metavar="N", help="How many are compared; those of the suite if not given.")
+@click.option("--power", default=0.8, show_default=True, help="Probability of finding it.")
+@click.option("--sd", type=float, metavar="POINTS", help="Spread of paired differences; from records if not given.")
+@click.option("--metric", help="The metric that ranks, if not given.")
+@click.option("--jobs", type=int, help="Workers at a time; as many as cores if not given.")
+@_results
+def plan(effect: float, sd: float | None, **chosen: Any) -> None:
+    """Say how many seeds a difference needs and how long they take here."""
+    from fedbench import verbs
+    from fedbench.leaderboard.sentences import points
+    from fedbench.statistics import NotComputed
+
+    found = verbs.plan(effect / 100, sd=None if sd is None else sd / 100, **chosen)
+    rows = []
+    for item in found.work:
+        r = item.resolution
+        several = f"all {len(r.tasks)} tasks" if len(r.tasks) > 1 else r.tasks[0]
+        rows.append(
+            {
+                "": several,
+                "sd": points(r.sd, signed=False),
+                "seeds": str(r.n),
+                "resolve": "-" if isinstance(r.detectable, NotComputed) else points(r.detectable, signed=False),
+                "needed": str(r.seeds) if r.least == r.most else f"{r.seeds} ({r.least}-{r.most})",
+                "cells": f"{item.cells:,}",
+                "time": _duration(item.seconds) if item.cells else "-",
+            }
+        )
+    _say([f"Seeds to find a difference of {effect:g} {'point' if effect == 1 else 'points'}: {found.suite}, "
+          f"{found.track} track"])  # fmt: skip
+    click.echo("")
+    _table(rows)
+    click.echo("")
+    taken = "as given" if sd is not None else "of each method's paired difference from fedavg, root mean square"
+    _say(
+        [
+            f"Power {found.power:g}, two-sided 5 % shared by {found.comparisons} comparisons (first step of Holm). "
+            "Q2: for a new seed on these tasks.",
+            f"sd: over seeds, in points, {taken}; resolve: points that the seeds at hand find; needed: seeds "
+            "(in brackets from the least to the most variable method); time: rough, on "
+            f"{found.workers} {'worker' if found.workers == 1 else 'workers'}, of the cells still to be run.",
+        ]
+    )
+    if sd is None and (few := min(item.resolution.n for item in found.work)) < 10:
+        _say([f"A spread from {few} seeds is itself uncertain: run more of them before a plan is made of it."])
+    if found.track == "faithful":
+        _say(["On the faithful track seeds share one split and one schedule: no number of them says more than that."])
+
+
+@cli.command()
+@click.argument("folders", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="RESULTS...")
+@click.option("--into", required=True, type=click.Path(path_type=Path), help="The new results folder.")
+@click.option("--leave-damaged", is_flag=True, help="Leave out records that are damaged, and name them.")
+def merge(folders: tuple[Path, ...], into: Path, leave_damaged: bool) -> int:
+    """Join results folders into a new one; what is joined is only read.
+
+    A record that stands in several is kept once. If one cell has two
+    results, both are named and nothing is joined.
+    """
+    from fedbench import verbs
+
+    found = verbs.merge(folders, into, leave_damaged=leave_damaged)
+    notes = f", {found.failures} failed" if found.failures else ""
+    click.echo(f"{found.records} records{notes}, {found.same} of them found more than once and the same; "
+               f"plans: {', '.join(found.plans) or 'none'}.")  # fmt: skip
+    for reason in found.left_out:
+        click.echo(f"  left out: {reason}")
+    click.echo(f"wrote {found.into}")
+    return FAILED if found.left_out else COMPLETE
 
 
 # --- data -------------------------------------------------------------------------------------------------------------

@@ -297,6 +297,17 @@ def write_failure(folder: Path, failure: Failure) -> None:
     write_atomic(folder / FAILURE, failure.model_dump_json(indent=1) + "\n")
 
 
+def read_failure(folder: Path) -> Failure:
+    """Read why a cell has no record.
+
+    Raises
+    ------
+    RecordError
+        The note is missing, damaged or of a newer schema.
+    """
+    return _parse(Failure, folder / FAILURE)
+
+
 def state(folder: Path) -> tuple[State, str]:
     """Return the state of a cell's folder and the reason, which is empty for ``done`` and ``missing``.
 
@@ -320,7 +331,7 @@ def _failure(folder: Path) -> tuple[State, str] | None:
     if not (folder / FAILURE).is_file():
         return None
     try:
-        return "failed", _parse(Failure, folder / FAILURE).reason
+        return "failed", read_failure(folder).reason
     except NewerSchemaError:
         raise
     except RecordError as error:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+import json
 import math
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
+from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +26,9 @@ from fedbench.task import Data, Task, Track
 from fedbench.taskfile import load_task_file
 
 if TYPE_CHECKING:
+    from fedbench.leaderboard.comparison import Contrast, Models
+    from fedbench.leaderboard.resolution import Resolution
+    from fedbench.merging import Merged
     from fedbench.testing import Verdict
     from fedbench.tuning import Search, Trial
 
@@ -205,15 +210,15 @@ def ls(what: str) -> list[dict[str, str]]:
     raise unknown("list", what, ("tasks", "methods", "suites", "metrics"))
 
 
-def _described(group: registry.Registry, name: str, row: Callable[[Any], dict[str, str]]) -> dict[str, str]:
+def _described(group: registry.Registry, name: str, row: Callable[[str, Any], dict[str, str]]) -> dict[str, str]:
     try:
-        return {"name": name, **row(group.get(name)), "from": group.origin(name)}
+        return {"name": name, **row(name, group.get(name)), "from": group.origin(name)}
     except Exception as error:  # a plug-in's own traffic(), say, may raise anything
         told = str(error) if isinstance(error, FedBenchError) else f"{type(error).__name__}: {error}"
         return {"name": name, "title": f"broken: {told}", "from": group.origin(name)}
 
 
-def _task_row(task: Task) -> dict[str, str]:
+def _task_row(name: str, task: Task) -> dict[str, str]:
     return {
         "clients": _clients(task),
         "classes": str(task.n_classes),
@@ -227,13 +232,14 @@ def _clients(task: Task) -> str:
     return str(getattr(task.partitioner, "clients", "by site"))
 
 
-def _method_row(method: type[Method]) -> dict[str, str]:
+def _method_row(name: str, method: type[Method]) -> dict[str, str]:
     defaults = ", ".join(f"{key}={value}" for key, value in method.defaults().items())
     down, up = _relative_traffic(method())
     return {
         "family": method.family,
         "down": down,
         "up": up,
+        "time": _time_of_round(name, method),
         "mechanism": method.mechanism,
         "defaults": defaults,
         "title": first_line(method),
@@ -248,6 +254,20 @@ def _relative_traffic(method: Method) -> tuple[str, str]:
     shared = sum(n for name, n in sizes.items() if method.shared(name))
     down, up = (_times(n, size.model) for n in method.traffic(replace(size, shared=shared)))
     return down, up
+
+
+@cache
+def _costs() -> dict[str, dict[str, Any]]:
+    """Return what `benchmarks/report.py` wrote of each method that was measured."""
+    text = resources.files("fedbench.methods").joinpath("costs.json").read_text(encoding="utf-8")
+    found: dict[str, dict[str, Any]] = json.loads(text)
+    return found
+
+
+def _time_of_round(name: str, method: type[Method]) -> str:
+    """Return what a round was measured to take, over FedAvg's; nothing for a version that was not measured."""
+    found = _costs().get(name, {})
+    return f"{found['time']:.2f}x" if found.get("version") == method.version else ""
 
 
 def _times(n: int | None, model: int) -> str:
@@ -586,6 +606,211 @@ def report(suite: str, results: Path = RESULTS, reports: Path = REPORTS) -> list
         ) from None
 
 
+def table(suite: str, form: str, results: Path = RESULTS) -> tuple[str, str]:
+    """Return the name of a file and its text: a suite's board as CSV, JSON or LaTeX; see `fedbench.leaderboard.tables`.
+
+    Raises
+    ------
+    SpecError
+        The form is none of these.
+    RecordError
+        Nothing of this suite was run in that folder.
+    """
+    from fedbench.leaderboard import load_board
+    from fedbench.leaderboard.tables import FORMATS
+
+    if form not in FORMATS:
+        raise unknown("format", form, FORMATS)
+    name, write = FORMATS[form]
+    return name, write(load_board(results, suite))
+
+
+def compare(
+    methods: Sequence[str],
+    reference: str,
+    *,
+    suite: str = SUITE,
+    task: str | None = None,
+    metric: str | None = None,
+    results: Path = RESULTS,
+) -> Contrast:
+    """Return methods of one results folder compared with another; see `fedbench.leaderboard.comparison.contrast`.
+
+    Raises
+    ------
+    SpecError, RecordError
+        A name is wrong, or nothing of this suite was run there.
+    PairingError
+        A cell is missing, or cells are not paired; the message names them.
+    """
+    from fedbench.leaderboard import load_board
+    from fedbench.leaderboard.comparison import contrast
+
+    return contrast(load_board(results, suite), methods, reference, task, metric)
+
+
+def compare_models(
+    first: str, second: str, task: str, seed: int, *, suite: str = SUITE, results: Path = RESULTS
+) -> Models:
+    """Return two concrete models compared on one task; see `fedbench.leaderboard.comparison.models`.
+
+    Raises
+    ------
+    SpecError, RecordError, PairingError
+        A name is wrong, a record is missing, or the models were not tested on the same samples.
+    """
+    from fedbench.leaderboard import load_board
+    from fedbench.leaderboard.comparison import models
+
+    return models(results, load_board(results, suite), first, second, task, seed)
+
+
+@dataclass(frozen=True)
+class Work:
+    """What tasks can resolve, and what it takes to resolve more.
+
+    Parameters
+    ----------
+    resolution : Resolution
+        Spread, detectable difference now, seeds needed.
+    cells : int
+        Cells that are still to be run for so many seeds.
+    seconds : float
+        Rough estimate for them, on so many workers.
+    """
+
+    resolution: Resolution
+    cells: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Design:
+    """What `plan` found.
+
+    Parameters
+    ----------
+    suite : str
+        Its name.
+    track : {"faithful", "robust"}
+        What a seed redraws there.
+    effect, power : float
+        The difference to be found, a fraction, and with which probability.
+    comparisons : int
+        m, which share alpha.
+    workers : int
+        Cells at a time.
+    work : tuple of Work
+        All tasks together first, where there are several and they were run.
+    """
+
+    suite: str
+    track: Track
+    effect: float
+    power: float
+    comparisons: int
+    workers: int
+    work: tuple[Work, ...]
+
+
+def plan(
+    effect: float,
+    *,
+    suite: str = SUITE,
+    methods: int | None = None,
+    power: float = 0.8,
+    sd: float | None = None,
+    metric: str | None = None,
+    results: Path = RESULTS,
+    jobs: int | None = None,
+) -> Design:
+    """Return how many seeds a difference asks for, how long they take here, and what the seeds at hand resolve.
+
+    Parameters
+    ----------
+    effect : float, > 0
+        A fraction.
+    suite : str
+        Name of a suite, or path of a TOML file.
+    methods : int, >= 2, optional
+        How many are compared, the reference among them; those of the suite, without reference points, if not given.
+        Then the time is that of so many methods from nothing, else that of what is missing of the suite.
+    power : float, between 0.05 and 1
+        Probability that a difference of this size is found.
+    sd : float, optional
+        Standard deviation over seeds of a paired difference, a fraction; from the results folder, if not given.
+    metric : str, optional
+        The metric that ranks, if not given.
+    jobs : int, optional
+        Workers at a time; as many as cores, if not given.
+
+    Raises
+    ------
+    SpecError, RecordError
+        A value is out of range, or there are no records to take a spread from and none was given.
+    """
+    from fedbench.leaderboard import load_board
+    from fedbench.leaderboard.resolution import resolution, resolutions
+
+    _check_workers("processes", jobs, None, None, "cpu")
+    if methods is not None and methods < 2:
+        raise SpecError(f"methods: two or more are compared, got {methods}")
+    of = load_suite(suite)
+    cells = of.cells()
+    compared = {cell.method_name for cell in cells if cell.method.family != "reference"}
+    comparisons = (len(compared) if methods is None else methods) - 1
+    if sd is None:
+        board = load_board(results, of.name)
+        found = resolutions(board, effect, comparisons, power=power, metric=metric)
+    else:
+        found = (resolution(of.tasks, len(of.seeds), effect, comparisons, sd=sd, power=power),)
+    costs = {task: estimate(Cell(task, "", Method(), of.track, 0)) for task in _tasks(cells)}
+    workers = jobs or os.cpu_count() or 1
+    work = []
+    for item in found:
+        cost = {task.name: seconds for task, seconds in costs.items() if task.name in item.tasks}
+        if methods is None:
+            chosen = [cell for cell in cells if cell.task.name in cost and cell.seed in of.seeds[: item.seeds]]
+            left = [cell for cell in chosen if records.state(cell.folder(results))[0] != "done"]
+            beyond = max(0, item.seeds - len(of.seeds))
+            every = len(of.methods)
+        else:
+            left, beyond, every = [], item.seeds, methods
+        count = len(left) + beyond * every * len(cost)
+        total = sum(cost[cell.task.name] for cell in left) + beyond * every * sum(cost.values())
+        work.append(Work(item, count, total / max(1, min(workers, count))))
+    return Design(of.name, of.track, effect, power, comparisons, workers, tuple(work))
+
+
+def export(suite: str, folder: Path, results: Path = RESULTS) -> int:
+    """Write a suite's finished cells for MLflow and return how many were new; see `fedbench.leaderboard.tracking`.
+
+    Raises
+    ------
+    SpecError
+        MLflow is not installed.
+    RecordError
+        Nothing of this suite was run in that folder.
+    """
+    from fedbench.leaderboard import load_board
+    from fedbench.leaderboard.tracking import to_mlflow
+
+    return to_mlflow(results, load_board(results, suite), folder)
+
+
+def merge(folders: Sequence[Path], into: Path, *, leave_damaged: bool = False) -> Merged:
+    """Join results folders into a new one, whole or not at all; see `fedbench.merging.merge`.
+
+    Raises
+    ------
+    SpecError, RecordError
+        A folder is wrong, a cell has two results, or a record is damaged; nothing was changed.
+    """
+    from fedbench import merging
+
+    return merging.merge(folders, into, leave_damaged=leave_damaged)
+
+
 def data_ls(data_dir: Path | None = None) -> list[dict[str, str]]:
     """Return a row for each task: its files, or where they were looked for."""
     rows = []
@@ -736,6 +961,7 @@ def _planned(cell: Cell, skipped: str | None = None) -> PlannedCell:
         hash=cell.hash,
         seed=cell.seed,
         hyperparameters=cell.identity()["method"]["hyperparameters"],
+        mechanism=cell.method.mechanism,
         skipped=skipped,
         tuning=cell.tuning,
     )

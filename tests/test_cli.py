@@ -1,6 +1,7 @@
 """The command line and the functions beside it, as a newcomer meets them."""
 
 import json
+import re
 import subprocess
 import sys
 
@@ -482,9 +483,11 @@ def test_methods_are_listed_with_their_traffic_within_80_columns(fedbench, monke
     status, out, _ = fedbench("ls", "methods")
     lines = out.splitlines()
     assert (status, max(map(len, lines)) <= 80) == (0, True)
-    assert lines[0].split() == ["name", "family", "down", "up", "mechanism"]
+    assert lines[0].split() == ["name", "family", "down", "up", "time", "mechanism"]
     rows = {line.split()[0]: line.split() for line in lines if line[:1].strip()}
-    assert rows["fedprox"] == ["fedprox", "global", "1x", "1x", "regularisation"]
+    assert rows["fedavg"] == ["fedavg", "global", "1x", "1x", "1.00x", "averaging"]
+    assert rows["acme"][4] == "word"  # whose round nobody has measured
+    assert re.fullmatch(r"fedprox global 1x 1x \d\.\d\dx regularisation", " ".join(rows["fedprox"]))
     assert rows["scaffold"][2:4] == ["2x", "2x"]  # the model and a control variate, each way
     assert rows["elastic"][2:4] == ["1x", "2x"]  # and Omega, up
     assert rows["fedkd"][2:4] == ["varies", "varies"]

@@ -24,7 +24,7 @@ FOLDERS = {
 FLOORS = {
     0: "cell errors method outcome registry schema seeds task",
     1: (
-        "datasets federation metrics partition records resident scaffold statistics statistics.aggregates "
+        "datasets federation merging metrics partition records resident scaffold statistics statistics.aggregates "
         "statistics.bayes statistics.comparisons statistics.duels statistics.grid statistics.intervals "
         "statistics.planning statistics.rank_tests statistics.result statistics.sources statistics.standings "
         "statistics.two_models taskfile"
@@ -47,7 +47,7 @@ LIBRARIES = {
     2: {"fsspec", "greenlet", "optuna", "ray", "safetensors", "torch"},
     4: {"click", "rich"},
 }
-BOARD_LIBRARIES = LIBRARIES[0] | LIBRARIES[1] | {"jinja2", "rich"}
+BOARD_LIBRARIES = LIBRARIES[0] | LIBRARIES[1] | {"jinja2", "mlflow", "rich", "vl_convert"}
 
 # Importing these must not import torch; nor medmnist, which does.
 WITHOUT_TORCH = (
