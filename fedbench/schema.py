@@ -68,8 +68,8 @@ class RunInfo(_Part):
     """``run.json``: what was run, where, and what it cost.
 
     ``identity`` is `fedbench.cell.Cell.identity`; ``hash`` is taken over it. ``cards`` holds the texts of task and
-    method. ``models`` says which of the three models the method has. ``fedbench``, ``cards``, ``environment``,
-    ``started`` and ``seconds`` are no part of the digest, all the rest is.
+    method, and where the method comes from. ``models`` says which of the three models the method has. ``fedbench``,
+    ``cards``, ``environment``, ``started`` and ``seconds`` are no part of the digest, all the rest is.
     """
 
     schema_version: int
@@ -120,7 +120,7 @@ class Tuning(_Part):
 
 
 class PlannedCell(_Part):
-    """A cell that a suite asks for, why it was skipped, if it was, and how it was tuned, if it was."""
+    """A cell that a suite asks for: what its method does, why it was skipped and how it was tuned, if it was."""
 
     task: str
     method: str
@@ -129,6 +129,7 @@ class PlannedCell(_Part):
     hash: str
     seed: int
     hyperparameters: dict[str, Any] = {}
+    mechanism: str = ""
     skipped: str | None = None
     tuning: Tuning | None = None
 

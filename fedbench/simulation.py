@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import io
 import math
 import time
@@ -593,6 +594,7 @@ class Simulation:
             cards={
                 "task": f"{cell.task.title}\n\n{cell.task.description}".strip(),
                 "method": (type(self.method).__doc__ or "").strip(),
+                "source": (inspect.getdoc(inspect.getmodule(type(self.method))) or "").strip(),
             },
             classes=cell.task.data.classes,
             primary=cell.task.primary,

@@ -9,7 +9,7 @@ import hashlib
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -36,6 +36,25 @@ _REASON = 300  # characters of a reason that are shown; the whole text stays in 
 
 
 @dataclass(frozen=True)
+class Split:
+    """How the samples of a federation lie with its clients, K, of C classes.
+
+    Parameters
+    ----------
+    counts : K tuples of C int
+        Training samples of each client and class.
+    test_sizes : tuple of K int
+        Local test samples of each client.
+    held_out : tuple of K bool
+        Which clients never train.
+    """
+
+    counts: tuple[tuple[int, ...], ...]
+    test_sizes: tuple[int, ...]
+    held_out: tuple[bool, ...]
+
+
+@dataclass(frozen=True)
 class CellResult:
     """One planned cell: where its numbers came from, or why there are none.
 
@@ -51,8 +70,8 @@ class CellResult:
         ``run.json`` of a record that is done.
     digest : str
         The record's digest.
-    clients : int
-        K, the number of clients of the federation.
+    split : Split or None
+        Who holds what, of a record that is done.
     values : mapping of metric name to float or None
         Every metric; None is "not defined".
     answers : str
@@ -64,7 +83,7 @@ class CellResult:
     reason: str = ""
     info: RunInfo | None = None
     digest: str = ""
-    clients: int = 0
+    split: Split | None = None
     values: Mapping[str, float | None] = field(default_factory=dict)
     answers: str = ""
 
@@ -97,7 +116,7 @@ class Score:
 
 @dataclass(frozen=True)
 class Row:
-    """One method of one task.
+    """One method of one task, or of all tasks (see `fedbench.leaderboard.overall`).
 
     Parameters
     ----------
@@ -106,7 +125,7 @@ class Row:
     family : {"global", "personalised", "reference"}
         A reference point is shown and never ranked.
     cells : tuple of CellResult
-        One a planned seed, by seed.
+        One a planned task and seed, by task, then by seed.
     rank : int or None
         Place by the primary metric, ties share one; None for reference points, for a row with a hole, and where the
         primary metric is not defined.
@@ -123,6 +142,16 @@ class Row:
         return tuple(cell for cell in self.cells if cell.state == "done")
 
     @property
+    def method(self) -> str:
+        """The method's name."""
+        return self.cells[0].planned.method
+
+    @property
+    def mechanisms(self) -> tuple[str, ...]:
+        """What the method does in a few words that several methods share; empty where the plan does not say it."""
+        return tuple(part.strip() for part in self.cells[0].planned.mechanism.split(",") if part.strip())
+
+    @property
     def origin(self) -> str:
         """Where its hyperparameters came from: ``defaults``, ``set by hand`` or ``tuned, budget 20``."""
         return " / ".join(dict.fromkeys(_origin(cell.planned) for cell in self.cells))
@@ -134,13 +163,18 @@ class Row:
 
     @property
     def complete(self) -> bool:
-        """Whether every planned seed is done."""
+        """Whether every planned cell is done."""
         return len(self.done) == len(self.cells)
+
+    @property
+    def valued(self) -> bool:
+        """Whether there is any value to show."""
+        return any(score.interval for score in self.scores.values())
 
     @cached_property
     def scores(self) -> dict[str, Score]:
         """Every metric over the seeds that are done."""
-        return {name: _score(name, self.done) for name in METRICS}
+        return {name: score([(cell.seed, cell.values.get(name)) for cell in self.done]) for name in METRICS}
 
     def mean(self, metric: str) -> float | None:
         """Return the mean of a metric over seeds, rounded so that equal counts compare equal; None if not defined."""
@@ -177,6 +211,12 @@ class TaskBoard:
         Reference points by label.
     warnings : tuple of str
         What a reader must know before comparing rows.
+    source : str
+        The independent source of the data; empty where no record tells.
+    classes : tuple of str
+        Their names.
+    split : Split or None
+        Who holds what, at the first seed of which there is a record.
     """
 
     name: str
@@ -188,6 +228,9 @@ class TaskBoard:
     rows: tuple[Row, ...]
     references: tuple[Row, ...]
     warnings: tuple[str, ...]
+    source: str = ""
+    classes: tuple[str, ...] = ()
+    split: Split | None = None
 
     @property
     def all_rows(self) -> tuple[Row, ...]:
@@ -306,7 +349,19 @@ def _evaluated(planned: PlannedCell, record: Record) -> CellResult:
     for name, value in values.items():
         if value is not None and not math.isfinite(value):
             raise RecordError(f"{name} is not a finite number")
-    return CellResult(planned, "done", "", info, record.digest, record.outcome.n_clients, values, _answers(record))
+    return CellResult(
+        planned, "done", info=info, digest=record.digest, split=_split(record), values=values, answers=_answers(record)
+    )
+
+
+def _split(record: Record) -> Split:
+    counts, outcome = record.arrays["train_class_counts"], record.outcome
+    held_out = outcome.held_out
+    return Split(
+        counts=tuple(tuple(int(n) for n in row) for row in counts),
+        test_sizes=tuple(int(n) for n in outcome.offsets[1:] - outcome.offsets[:-1]),
+        held_out=tuple(bool(out) for out in held_out) if held_out is not None else (False,) * len(counts),
+    )
 
 
 def _answers(record: Record) -> str:
@@ -332,7 +387,7 @@ def _task_board(name: str, cells: list[CellResult]) -> TaskBoard:
     references = tuple(row for row in rows if row.family == "reference")
     done = [cell for row in (*methods, *references) for cell in row.done]
     # Reference points come last: ``centralised`` may describe one client where the federation has many.
-    info = done[0].info if done else None
+    info, split = (done[0].info, done[0].split) if done else (None, None)
     primary = info.primary if info and info.primary in METRICS else None
     card = (info.cards.get("task", "") if info else "").strip().partition("\n")
     return TaskBoard(
@@ -340,11 +395,14 @@ def _task_board(name: str, cells: list[CellResult]) -> TaskBoard:
         title=card[0].strip() or name,
         description=card[2].strip(),
         licence=str(_at(info.identity, "task", "data", "license") or "") if info else "",
-        facts=_facts(info, done[0].clients) if info else (),
+        facts=_facts(info, split) if info and split else (),
         primary=primary,
-        rows=_ranked(methods, primary),
+        rows=ranked(methods, primary),
         references=references,
         warnings=tuple(_warnings(methods, done)),
+        source=str(_at(info.identity, "task", "source") or "") if info else "",
+        classes=info.classes if info else (),
+        split=split,
     )
 
 
@@ -354,7 +412,7 @@ def _origin(planned: PlannedCell) -> str:
     return "defaults" if planned.label == planned.method else "set by hand"
 
 
-def _ranked(rows: list[Row], primary: str | None) -> tuple[Row, ...]:
+def ranked(rows: Sequence[Row], primary: str | None) -> tuple[Row, ...]:
     """Return rows in the order of the board: ranked ones first; competition ranking, so ties share a rank."""
     if primary is None:
         return tuple(rows)
@@ -366,7 +424,7 @@ def _ranked(rows: list[Row], primary: str | None) -> tuple[Row, ...]:
         if mean is None:
             others.append(row)
         else:
-            placed.append(Row(row.label, row.family, row.cells, 1 + sum(key < sign * mean for key in keys)))
+            placed.append(replace(row, rank=1 + sum(key < sign * mean for key in keys)))
     return (*sorted(placed, key=lambda row: row.rank or 0), *others)
 
 
@@ -406,14 +464,14 @@ def _same_answers(methods: list[Row]) -> Iterable[str]:
             yield f"the same method here: {', '.join(labels)} gave the same answers, bit for bit, in every round"
 
 
-def _score(name: str, done: tuple[CellResult, ...]) -> Score:
-    values = [(cell.seed, cell.values.get(name)) for cell in done]
+def score(values: Sequence[tuple[int, float | None]]) -> Score:
+    """Return mean and interval of a metric from its value at each seed, None where it is not defined."""
     known = [value for _, value in values if value is not None]
     undefined = tuple(seed for seed, value in values if value is None)
     return Score(t_interval(known) if known else None, undefined)
 
 
-def _facts(info: RunInfo, clients: int) -> tuple[tuple[str, str], ...]:
+def _facts(info: RunInfo, split: Split) -> tuple[tuple[str, str], ...]:
     """Return what a reader wants to know of a task; what a record does not tell is left out."""
     task = _at(info.identity, "task")
 
@@ -437,7 +495,8 @@ def _facts(info: RunInfo, clients: int) -> tuple[tuple[str, str], ...]:
         "Samples": ", ".join(f"{name} {n:,}" for name, n in numbers("data", "counts").items() if n),
         "Input": _input(shape) if isinstance(shape, list | tuple) else "",
         "Classes": f"{len(info.classes)}",
-        "Clients": f"{clients}",
+        "Clients": f"{len(split.test_sizes)}",
+        "Local test sets": f"{min(tests):,} to {max(tests):,} samples" if (tests := split.test_sizes) else "",
         "Taking part in a round": f"{share:.0%}",
         "Split over clients": " ".join(
             [text("partitioner", "type"), *(f"{name}={value}" for name, value in numbers("partitioner").items())]

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from fedbench.leaderboard import text
 from fedbench.leaderboard.board import Board, CellResult, Row, TaskBoard
 from fedbench.leaderboard.text import COST, MORE, SCORES, Group
+from fedbench.leaderboard.verdicts import Verdict, Verdicts
 
 from fedbench.metrics import METRICS
 
@@ -35,8 +36,9 @@ def markdown(board: Board) -> str:
         f"- ↑: higher is better, ↓: lower is better, {text.BEST}: best mean among complete methods.",
         "",
     ]
+    verdicts = Verdicts(board)
     for task in board.tasks:
-        lines += _task(task)
+        lines += _task(task, verdicts.of(task))
     lines += ["## Where each number came from", ""]
     lines += _table(
         ("Record", "Method", "State", "Digest", "Started", "Commit"),
@@ -59,7 +61,7 @@ def escape(value: str) -> str:
     return _SPECIAL.sub(r"\\\1", line.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;"))
 
 
-def _task(task: TaskBoard) -> list[str]:
+def _task(task: TaskBoard, verdict: Verdict) -> list[str]:
     lines = [f"## {escape(task.title)}", ""]
     if task.description:
         lines += [escape(text.paragraphs(task.description)[0]), ""]
@@ -67,7 +69,7 @@ def _task(task: TaskBoard) -> list[str]:
     if task.facts:
         lines += [" · ".join(f"**{escape(name)}** {escape(value)}" for name, value in task.facts), ""]
     if task.primary:
-        lines += [f"Ranked by {escape(METRICS[task.primary].title)}.", ""]
+        lines += [f"Ranked by {escape(METRICS[task.primary].title)}. {escape(verdict.sentence)}", ""]
     lines += [f"> **Warning:** {escape(warning)}.\n" for warning in task.warnings]
     lines += _scores(task, task.rows, SCORES, ranked=True, origin=True)
     notes = [(row.label, text.note(row, task.primary)) for row in task.all_rows if row.done]

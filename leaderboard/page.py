@@ -1,26 +1,51 @@
-"""A board as one self-contained page: no script, no request, the same bytes for the same records."""
+"""A board as a static site: pages that work from disk, without a server, a network or, for reading, a script.
+
+The same records give the same bytes. Every name, note and reason that comes from a record is text, never markup: pages
+are written with autoescape, data for charts stands in its own files, and the policy of every page allows
+the site's own files alone.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
+import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import jinja2
-from fedbench.leaderboard import text
-from fedbench.leaderboard.board import Board, Row, TaskBoard, load_board
+from fedbench.leaderboard import figures, text
+from fedbench.leaderboard.board import Board, CellResult, Row, TaskBoard, load_board
+from fedbench.leaderboard.comparison import REFERENCE
+from fedbench.leaderboard.fidelity import PAPER, matches
 from fedbench.leaderboard.markdown import markdown
+from fedbench.leaderboard.overall import overall
+from fedbench.leaderboard.resolution import Resolution, resolutions
+from fedbench.leaderboard.splits import STEP, picture
+from fedbench.leaderboard.verdicts import Verdicts, decided
 
+from fedbench.errors import RecordError
 from fedbench.metrics import METRICS
 from fedbench.records import write_atomic
 from fedbench.schema import Environment
+from fedbench.statistics import NotComputed, minimum_detectable_effect, required_cells
+from fedbench.statistics.sources import ENOUGH_SOURCES
+
+ASSETS = ("style.css", "site.js", "icon.svg", "sortable.min.js", "sortable.LICENSE.txt")
+MARK = '<meta name="generator" content="FedBench">'
+"""A page with it was written here, and may be deleted when nothing of its subject is left."""
+
+_NAMED = re.compile(r"[a-z0-9][a-z0-9._-]{0,60}")
+_RESERVED = re.compile(r"(index|con|prn|aux|nul|com\d|lpt\d)(\..*)?")  # names that Windows does not allow
 
 
 def render(results: Path, suite: str, out: Path) -> list[Path]:
-    """Write ``index.html`` and ``leaderboard.md`` of a suite, from records alone, and return their paths.
+    """Write the site of a suite and ``leaderboard.md`` beside it, from records alone, and return their paths.
 
     Parameters
     ----------
@@ -29,7 +54,13 @@ def render(results: Path, suite: str, out: Path) -> list[Path]:
     suite : str
         Name of a suite that was run there.
     out : Path
-        Where the two files will stand; each is replaced whole or not at all.
+        Where the site will stand; each file is replaced whole or not at all, and pages whose subject is no
+        longer on the board are deleted.
+
+    Returns
+    -------
+    list of Path
+        ``index.html`` first, ``leaderboard.md`` second, then all other files by name.
 
     Raises
     ------
@@ -39,25 +70,193 @@ def render(results: Path, suite: str, out: Path) -> list[Path]:
         The folder is not writable.
     """
     board = load_board(results, suite)
-    pages = {"index.html": page(board), "leaderboard.md": markdown(board)}
-    for name, content in pages.items():
+    files = site(board, results)
+    first = {"index.html": files.pop("index.html"), "leaderboard.md": markdown(board)}
+    files = first | {name: files[name] for name in sorted(files)}
+    for name, content in files.items():
         write_atomic(out / name, content)
-    return [out / name for name in pages]
+    for path in sorted((*out.glob("*.html"), *out.glob("methods/*.html"), *out.glob("tasks/*.html"))):
+        gone = path.relative_to(out).as_posix() not in files
+        if gone and MARK in path.read_text(encoding="utf-8", errors="replace"):
+            path.unlink()
+    return [out / name for name in files]
 
 
-def page(board: Board) -> str:
-    """Return a board as a self-contained HTML page."""
-    found = {_canonical(cell.info.environment): cell.info.environment for cell in board.cells if cell.info}
-    environments = {key: (f"E{n}", found[key]) for n, key in enumerate(sorted(found), start=1)}
-    return (
-        _environment()
-        .get_template("index.html")
-        .render(
-            board=board,
-            environments=list(environments.values()),
-            environment_of=lambda cell: environments[_canonical(cell.info.environment)][0],
+def site(board: Board, results: Path) -> dict[str, str]:
+    """Return all files of a board's site but the Markdown, by their path below its folder."""
+    shown = _Site(board, results)
+    files = {
+        "index.html": shown.page("index.html", "Board"),
+        "methods.html": shown.page("methods.html", "Methods"),
+        "tasks.html": shown.page("tasks.html", "Tasks"),
+        "about.html": shown.page("about.html", "About"),
+    }
+    if shown.fidelity:
+        files["fidelity.html"] = shown.page("fidelity.html", "Fidelity")
+    for page in shown.figures:
+        files[page.path] = shown.page("figures.html", page.title, here=page.path, figures=page)
+    files |= figures.files(shown.figures)
+    for method in shown.methods:
+        files[f"methods/{slug(method.name)}.html"] = shown.page("method.html", method.name, "../", method=method)
+    for task in board.tasks:
+        files[f"tasks/{slug(task.name)}.html"] = shown.page("task.html", task.name, "../", task=task)
+    assets = resources.files("fedbench.leaderboard") / "assets"
+    return files | {f"assets/{name}": (assets / name).read_text(encoding="utf-8") for name in ASSETS}
+
+
+@dataclass(frozen=True)
+class Method:
+    """All that a board has of one method.
+
+    Parameters
+    ----------
+    name : str
+        Its name.
+    rows : tuple of (TaskBoard, Row)
+        Its rows, by task.
+    """
+
+    name: str
+    rows: tuple[tuple[TaskBoard, Row], ...]
+
+    @property
+    def row(self) -> Row:
+        """Any of its rows: family and mechanism are the same in all."""
+        return self.rows[0][1]
+
+    @property
+    def card(self) -> str:
+        """Its docstring, from the first record; empty where there is none."""
+        return next((cell.info.cards.get("method", "") for cell in self.cells if cell.info), "")
+
+    @property
+    def source(self) -> str:
+        """Where it comes from, as the first record says; empty where none does."""
+        return next((cell.info.cards.get("source", "") for cell in self.cells if cell.info), "")
+
+    @property
+    def cells(self) -> list[CellResult]:
+        """All its cells."""
+        return [cell for _, row in self.rows for cell in row.cells]
+
+    @property
+    def settings(self) -> dict[str, dict[str, Any]]:
+        """Hyperparameters by label."""
+        return {row.label: dict(row.cells[0].planned.hyperparameters) for _, row in self.rows}
+
+    @property
+    def versions(self) -> tuple[int, ...]:
+        """Its versions in the records."""
+        found = {cell.info.identity.get("method", {}).get("version") for cell in self.cells if cell.info}
+        return tuple(sorted(version for version in found if isinstance(version, int)))
+
+
+class _Site:
+    """What the pages of one board share."""
+
+    def __init__(self, board: Board, results: Path) -> None:
+        self.board = board
+        wide = overall(board)
+        self.tables = [*([wide] if wide else []), *board.tasks]
+        # The first table with something to compare.
+        whole = [any(row.valued and row.complete for row in table.rows) for table in self.tables]
+        self.first = whole.index(True) if any(whole) else 0
+        verdicts = Verdicts(board)
+        self.verdicts = {table.name: verdicts.of(table) for table in self.tables}
+        self.fidelity = matches(board)
+        self.figures = figures.figure_pages(results, self.verdicts)
+        found = {_canonical(cell.info.environment): cell.info.environment for cell in board.cells if cell.info}
+        self.environments = {key: (f"E{n}", found[key]) for n, key in enumerate(sorted(found), start=1)}
+        self.names = names = sorted({row.method for task in board.tasks for row in task.all_rows})
+        self.methods = [
+            Method(name, tuple((task, row) for task in board.tasks for row in task.all_rows if row.method == name))
+            for name in names
+        ]
+        self.nav = [
+            ("index.html", "Board"),
+            *((page.path, page.title) for page in self.figures),
+            *([("fidelity.html", "Fidelity")] if self.fidelity else []),
+            ("methods.html", "Methods"),
+            ("tasks.html", "Tasks"),
+            ("about.html", "About"),
+        ]
+
+    def page(self, template: str, title: str, root: str = "", here: str = "", **subject: object) -> str:
+        """Return one page; ``root`` leads from it to the site's folder, ``here`` is its place in the navigation."""
+        return (
+            _environment()
+            .get_template(template)
+            .render(site=self, board=self.board, title=title, here=here or template, root=root, **subject)
         )
-    )
+
+    def environment_of(self, cell: CellResult) -> str:
+        """Return the short name of the environment that a record was made in."""
+        return self.environments[_canonical(cell.info.environment)][0] if cell.info else ""
+
+    def resolutions(self) -> tuple[Resolution, ...]:
+        """Return what the board can tell apart on all tasks and on each, where seeds redraw the federation."""
+        methods = len(self.board.labels(references=False))
+        if self.board.track == "faithful" or methods < 2:
+            return ()
+        try:
+            return resolutions(self.board, EFFECT, methods - 1)
+        except RecordError:  # no two seeds of any pair
+            return ()
+
+    def mechanisms(self) -> list[str]:
+        """Return all mechanisms on the board."""
+        rows = (row for task in self.board.tasks for row in task.all_rows)
+        return sorted({part for row in rows for part in row.mechanisms})
+
+    def choices(self, table: TaskBoard) -> list[tuple[str, str, str, str]]:
+        """Return purpose, metric, best methods and how sure that is, for whoever wants one answer."""
+        verdict = self.verdicts[table.name]
+        found = []
+        for purpose, name in CHOICES:
+            best = sorted(table.best(name))
+            if best:
+                row = next(row for row in table.rows if row.label == best[0])
+                value = text.quantity(row.scores[name], METRICS[name])
+                if name == "bwt":  # never without accuracy: a constant predictor has a perfect one
+                    accuracy = METRICS["global_accuracy_mean"]
+                    value += f" at {text.quantity(row.scores[accuracy.name], accuracy)} global accuracy"
+                tied = sorted(verdict.tied(name) - set(best))
+                if not verdict.tested(name):
+                    sure = "not tested"
+                elif tied:
+                    sure = f"tied with {text.some(tied, 3)}"
+                else:
+                    sure = "separated from all others"
+                found.append((purpose, name, text.some(best, 3), f"{value}; {sure}"))
+        return found
+
+
+EFFECT = 0.01
+"""The difference, a fraction, for which the page about the board says how many seeds it needs."""
+
+CHOICES = (
+    ("One model for everybody", "global_accuracy_mean"),
+    ("The model right after local training", "local_accuracy_mean"),
+    ("A model for each client", "personal_accuracy"),
+    ("No client left behind", "worst_fifth_accuracy"),
+    ("Remember what was learnt", "bwt"),
+    ("Little traffic", "bytes_up"),
+)
+"""What a reader may want, and the metric that answers it."""
+
+
+def slug(name: str) -> str:
+    """Return the name of a file for whatever is called so: two names never share one, on any file system.
+
+    Examples
+    --------
+    >>> slug("fedavg"), slug("../Evil")
+    ('fedavg', 'evil-c6e61ca2')
+    """
+    if _NAMED.fullmatch(name) and not _RESERVED.fullmatch(name) and not name.endswith("."):
+        return name
+    kept = re.sub(r"[^a-z0-9_]+", "-", name.lower()).strip("-")[:40] or "x"
+    return f"{kept}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
 
 
 @dataclass(frozen=True)
@@ -110,6 +309,12 @@ def _clean(value: Any) -> Any:
     return text.printable(value) if isinstance(value, str) and not hasattr(value, "__html__") else value
 
 
+def _detectable(seeds: Iterable[int], comparisons: Iterable[int]) -> list[tuple[int, list[str]]]:
+    """Return, for each number of seeds, the effect in deviations that so many comparisons can find."""
+    columns = tuple(comparisons)
+    return [(n, [f"{minimum_detectable_effect(n, m):.2f}" for m in columns]) for n in seeds]
+
+
 @cache
 def _environment() -> jinja2.Environment:
     environment = jinja2.Environment(
@@ -121,6 +326,22 @@ def _environment() -> jinja2.Environment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.globals.update(text=text, METRICS=METRICS, axis=axis, is_best=_best)
+    environment.globals.update(
+        text=text,
+        METRICS=METRICS,
+        MARK=MARK,
+        PAPER=PAPER,
+        REFERENCE=REFERENCE,
+        ENOUGH_SOURCES=ENOUGH_SOURCES,
+        STEP=STEP,
+        axis=axis,
+        detectable=_detectable,
+        is_best=_best,
+        picture=picture,
+        required_cells=required_cells,
+        decided=decided,
+        slug=slug,
+    )
     environment.filters["paragraphs"] = text.paragraphs
+    environment.tests["not_computed"] = lambda value: isinstance(value, NotComputed)
     return environment

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import inspect
+import json
 import math
-from collections.abc import Iterable
+import re
+import shlex
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from fedbench.leaderboard.board import Board, Row, Score, TaskBoard
+from fedbench.leaderboard.board import Board, CellResult, Row, Score, TaskBoard
 
 from fedbench.metrics import METRICS, Metric
 
@@ -53,7 +58,14 @@ SCORES = (
             Column("local_consistency_peak", "Consistency"),
         ),
     ),
-    Group("Personal models", (Column("personal_accuracy", "Accuracy, last round"),)),
+    Group(
+        "Personal models",
+        (
+            Column("personal_accuracy", "Accuracy, last round"),
+            Column("worst_all_accuracy", "Worst client"),
+            Column("worst_fifth_accuracy", "Worst fifth"),
+        ),
+    ),
     Group("Both", (Column("balance", "Balance"),)),
 )
 COST = (
@@ -64,6 +76,8 @@ COST = (
     ),
     Group("Wall clock", (Column("seconds_train", "Training"), Column("seconds_evaluate", "Evaluation"))),
 )
+# Seconds depend on what shared the machine: they stand on the pages of tasks and methods, not on the board.
+BOARD = (*SCORES, *COST[:2])
 _SHOWN = {column.metric for group in (*SCORES, *COST) for column in group.columns}
 MORE = tuple(
     Group(
@@ -141,6 +155,11 @@ def estimate(score: Score, metric: Metric) -> str:
     return f"{mean(score, metric)} ± {half}" if half else mean(score, metric)
 
 
+def quantity(score: Score, metric: Metric) -> str:
+    """Return an estimate with its unit, ``64.5 ± 2.1 %``."""
+    return f"{estimate(score, metric)} {unit(metric)}" if metric.unit == "fraction" else estimate(score, metric)
+
+
 def details(score: Score, metric: Metric) -> str:
     """Return what stands behind an estimate: the interval and the number of seeds."""
     interval = score.interval
@@ -158,10 +177,11 @@ def details(score: Score, metric: Metric) -> str:
 
 
 def seeds(row: Row) -> str:
-    """Return how many seeds a row rests on: ``3``, ``2 of 3``, ``one seed``."""
+    """Return how many seeds a row rests on: ``3``, ``2 of 3``, ``one seed``; over all tasks, ``4 of 6`` cells."""
     if not row.complete:
         return f"{len(row.done)} of {len(row.cells)}"
-    return ONE_SEED if len(row.done) == 1 else str(len(row.done))
+    number = len({cell.seed for cell in row.cells})
+    return ONE_SEED if number == 1 else str(number)
 
 
 def tuning(row: Row) -> str:
@@ -187,6 +207,12 @@ def headline(task: TaskBoard) -> str:
     facts = dict(task.facts)
     counted = (f"{facts[name]} {name.lower()}" for name in ("Classes", "Clients", "Rounds") if name in facts)
     return shared((task.name, facts.get("Samples", ""), *counted, task.licence))
+
+
+def some(names: Sequence[str], most: int = 6) -> str:
+    """Return names in a sentence, the first ones and how many more."""
+    shown = ", ".join(names[:most])
+    return shown if len(names) <= most else f"{shown} and {len(names) - most} more"
 
 
 def count(number: int, noun: str) -> str:
@@ -220,13 +246,16 @@ def caveats(board: Board) -> list[str]:
     return [
         first,
         "A value is the mean over seeds ± half its 95 % t interval. Few seeds make such intervals wide"
-        f"{width}. No test between methods is made here, and a rank is the order of the means, nothing more.",
+        f"{width}. Whether methods can be told apart is said above each table; where no test could be made, a rank is "
+        "the order of the means, nothing more.",
         "BwT and consistency stand beside accuracy because a constant predictor has perfect ones: "
         "read them only where accuracy is good.",
         "“Not defined” means that a method has no such model, or the task no such data. It is never counted as 0.",
         "Beside each method stands where its hyperparameters came from: its defaults, set by hand, or tuned on "
         "validation data in as many trials as the budget says. Methods compare fairly where all are at their defaults, "
         "or all tuned with one budget.",
+        "A minimum over small test sets reads low: read the worst client together with the sizes of the local test "
+        "sets, and the worst fifth for a steadier value.",
         "A method with a missing or failed seed is shown and not ranked. Reference points (training alone, all data "
         "in one place, the most frequent class) show what is easy and what is possible; they are never ranked.",
     ]
@@ -243,11 +272,60 @@ def paragraphs(value: str) -> list[str]:
     return [" ".join(" ".join(lines).split()) for lines in blocks if lines]
 
 
+def blocks(docstring: str) -> list[tuple[str, str]]:
+    """Return a docstring as (kind, content): ``heading``, ``paragraph``, or ``verbatim`` where lines matter.
+
+    Numpydoc's sections are headings; what is indented, and everything under Parameters, Returns, Examples and
+    References, stays as it was written.
+    """
+    found: list[tuple[str, str]] = []
+    verbatim = False
+    for block in re.split(r"\n[ \t]*\n", inspect.cleandoc(docstring)):
+        lines = block.split("\n")
+        if len(lines) > 1 and lines[1].strip() and not lines[1].strip(" -="):
+            found.append(("heading", lines[0].strip()))
+            verbatim = lines[0].strip() in _VERBATIM
+            lines = lines[2:]
+        if any(line.strip() for line in lines):
+            as_written = verbatim and (lines[0].startswith((" ", "..", ">>>")) or any(map(_indented, lines)))
+            if as_written or _indented(lines[0]):
+                found.append(("verbatim", "\n".join(lines)))
+            else:
+                found.append(("paragraph", " ".join(" ".join(lines).split())))
+    return found
+
+
+def lines(value: str) -> list[str]:
+    """Return the lines of a text, each without control characters."""
+    return [printable(line) for line in value.split("\n")]
+
+
+def command(board: Board, cell: CellResult) -> str:
+    """Return the one line that makes a cell again, into a folder of its own, ready for a shell."""
+    planned = cell.planned
+    changed = re.search(r"\[(.*)\]", planned.label)
+    named = [part.partition("=")[0] for part in changed[1].split(",")] if changed else []
+    settings = [name for name in named if name in planned.hyperparameters]
+    parts = ["fedbench", "run", "--suite", board.suite, "--task", planned.task, "--method", planned.method]
+    for name in settings:
+        parts += ["--set", f"{planned.method}.{name}={_setting(planned.hyperparameters[name])}"]
+    return shlex.join([*parts, "--seed", str(planned.seed), "--out", "again"])
+
+
+def _setting(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def _indented(line: str) -> bool:
+    return line.startswith((" ", "\t"))
+
+
 def shared(parts: Iterable[str]) -> str:
     """Return the parts that are not empty, joined by a middle dot."""
     return " · ".join(part for part in parts if part)
 
 
+_VERBATIM = frozenset({"Parameters", "Returns", "Raises", "Examples", "References"})
 _WORDS = {1: "one", 2: "two", 3: "three", 4: "four", 5: "five"}
 
 

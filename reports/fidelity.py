@@ -6,28 +6,19 @@ what the records give.
 
 from __future__ import annotations
 
-import csv
 import sys
 from collections import defaultdict
 from pathlib import Path
+
+from fedbench.leaderboard.fidelity import READINGS, reported
 
 from fedbench.metrics import evaluate
 from fedbench.records import Record
 from fedbench.statistics import t_interval
 
 HERE = Path(__file__).parent
-PAGE, RECORDS, REPORTED = HERE / "fidelity.md", HERE / "records", HERE / "paper_table1.csv"
+PAGE, RECORDS = HERE / "fidelity.md", HERE / "records"
 END = "<!-- end of table -->"
-READINGS = {
-    "global_accuracy_mean_over_rounds": ("global_accuracy_mean", "global_accuracy_last"),
-    "bwt": ("bwt",),
-    "global_consistency": ("consistency_peak", "consistency_step"),
-    "local_accuracy_mean_over_rounds": ("local_accuracy_mean",),
-    "worst_client_accuracy": ("worst_sampled_accuracy",),
-    "balance": ("balance",),
-}
-"""Our metrics for each of the paper's columns; the first is the likely reading."""
-
 
 Values = dict[tuple[str, str, str], dict[int, float]]
 
@@ -46,10 +37,7 @@ def measured(track: str) -> Values:
 
 def paper_table() -> str:
     """Return the faithful records beside the paper's numbers, as Markdown."""
-    reported = {}
-    with REPORTED.open(encoding="utf-8", newline="") as file:
-        for row in csv.DictReader(file):
-            reported[row["task"], row["method"], row["metric"]] = (float(row["value"]), row["origin"])
+    known = {(item.task, item.method, item.column): item for item in reported()}
     values = measured("faithful")
     lines = [
         "| task | method | metric | seeds | ours, % | reported, % (second hand) | ours less reported, points |",
@@ -62,10 +50,10 @@ def paper_table() -> str:
                 ours = t_interval([seeds[seed] for seed in sorted(seeds)])
                 half = "" if ours.low is None else f" ± {100 * (ours.mean - ours.low):.1f}"
                 paper, gap = "not known", ""
-                if (task, method, column) in reported:
-                    value, origin = reported[task, method, column]
-                    paper = f"{100 * value:.1f}" + (" (derived)" if origin == "derived" else "")
-                    gap = f"{100 * (ours.mean - value):+.1f}"
+                if (task, method, column) in known:
+                    item = known[task, method, column]
+                    paper = f"{100 * item.value:.1f}" + (" (derived)" if item.derived else "")
+                    gap = f"{100 * (ours.mean - item.value):+.1f}"
                 which = ", ".join(map(str, sorted(seeds)))
                 found = f"{100 * ours.mean:.1f}{half}"
                 lines.append(f"| {task} | {method} | `{metric}` | {which} | {found} | {paper} | {gap} |")

@@ -49,5 +49,8 @@ def test_a_budget_buys_the_rounds_that_are_over_by_then(monkeypatch):
 def test_the_published_board_is_what_the_records_give(tmp_path):
     from fedbench import leaderboard
 
-    for page in leaderboard.render(REPORTS / "records", "paper-local", tmp_path):
-        assert page.read_bytes() == (REPORTS / "paper-local" / page.name).read_bytes(), page.name
+    published = REPORTS / "paper-local"
+    pages = [page.relative_to(tmp_path) for page in leaderboard.render(REPORTS / "records", "paper-local", tmp_path)]
+    assert sorted(pages) == sorted(path.relative_to(published) for path in published.rglob("*") if path.is_file())
+    for page in pages:
+        assert (tmp_path / page).read_bytes() == (published / page).read_bytes(), page

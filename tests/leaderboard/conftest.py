@@ -23,6 +23,16 @@ LOCAL = [[1, 1, 0, 0, 0, 0, 0, 0], [1, 1, 1, 1, 1, 1, 0, 0]]
 PERSONAL = [[1, 1, 1, 1, 1, 1, 0, 0]]
 
 HASH = "0123456789ab"
+CARD = """Loss: something made up.
+
+    Parameters
+    ----------
+    tau : float, > 0
+        A temperature, <b>hot</b>.
+
+    Cost: none.
+    """
+MECHANISMS = {"fedkper": "distillation, weighting", "fedper": "partial sharing", "fedprox": "regularisation"}
 SCRIPT = "<script>alert(1)</script>|`x`"
 
 
@@ -35,7 +45,17 @@ class Lab:
 
     def plan(self, task, label, seed, *, family="global", skipped=None):
         method = "evil" if label == SCRIPT else label.partition("[")[0]
-        cell = PlannedCell(task=task, method=method, label=label, family=family, hash=HASH, seed=seed, skipped=skipped)
+        cell = PlannedCell(
+            task=task,
+            method=method,
+            label=label,
+            family=family,
+            hash=HASH,
+            seed=seed,
+            mechanism=MECHANISMS.get(method, ""),
+            hyperparameters={"distil": False} if label == "fedkper[distil=False]" else {},
+            skipped=skipped,
+        )
         self.cells.append(cell)
         return cell
 
@@ -72,9 +92,9 @@ class Lab:
         path = self.results / cell.path / "rounds.parquet"
         path.write_bytes(path.read_bytes() + b"!")
 
-    def finish(self, suite="demo", *, cells=None, title="A demonstration"):
+    def finish(self, suite="demo", *, cells=None, title="A demonstration", track="faithful"):
         """Write the plan, and return the results folder."""
-        plan = Plan(schema_version=1, suite=suite, title=title, track="faithful", cells=tuple(cells or self.cells))
+        plan = Plan(schema_version=1, suite=suite, title=title, track=track, cells=tuple(cells or self.cells))
         records.write_atomic(self.results / "plans" / f"{suite}.json", plan.model_dump_json() + "\n")
         return self.results
 
@@ -134,7 +154,11 @@ def _info(cell, seed, models, partition, device):
         hash=cell.hash,
         seed=seed,
         label=cell.label,
-        cards={"task": f"Task {cell.task}\n\nMade up, with `code`.\n\nMore about it.", "method": ""},
+        cards={
+            "task": f"Task {cell.task}\n\nMade up, with `code`.\n\nMore about it.",
+            "method": CARD,
+            "source": "Source: A. Author, <i>Title</i>.",
+        },
         classes=("ill", "well"),
         primary="global_accuracy_mean",
         seed_ids=SeedIds(partition=partition, init=f"i{seed}", schedule="s", order=f"o{seed}"),
@@ -166,13 +190,32 @@ def lab(tmp_path):
 
 
 @pytest.fixture
+def robust(lab):
+    """Return a robust board of 12 seeds on one task: the right answers of 10 test samples, seed by seed.
+
+    fedavg 5 6 5 6 …; fedkper two more at every seed; fedntd one less than fedkper at one seed and else the same;
+    fedprox without its last seed.
+    """
+    for seed in range(12):
+        base = (5 + seed % 2) / 10
+        lab.done("alpha", "fedavg", seed, base, partition=f"p{seed}")
+        lab.done("alpha", "fedkper", seed, base + 0.2, partition=f"p{seed}")
+        lab.done("alpha", "fedntd", seed, base + (0.1 if seed == 3 else 0.2), partition=f"p{seed}")
+        lab.done("alpha", "majority", seed, 0.9, family="reference", models=("global",), partition=f"p{seed}")
+        if seed < 11:
+            lab.done("alpha", "fedprox", seed, base, partition=f"p{seed}")
+        else:
+            lab.plan("alpha", "fedprox", seed)
+    return lab.finish(track="robust")
+
+
+@pytest.fixture
 def script():
     """Return a label that is text to a reader and an attack on a page or a Markdown table."""
     return SCRIPT
 
 
-@pytest.fixture
-def demo(lab):
+def demonstration(lab):
     """Return a results folder with everything that can happen: 2 tasks, 3 seeds.
 
     alpha    fedavg 0.5 0.6 0.7 · fedkper[distil=False] 0.7 0.8 0.9 · fedprox 0.6 0.8 and a failure
@@ -193,3 +236,15 @@ def demo(lab):
     lab.plan("beta", "fedavg", 2)
     lab.corrupt("beta", "fedavg", 3)
     return lab.finish()
+
+
+@pytest.fixture
+def demo(lab):
+    """Return the demonstration, for a test that may change it."""
+    return demonstration(lab)
+
+
+@pytest.fixture(scope="session")
+def shown(tmp_path_factory):
+    """Return the demonstration, for tests that only look at it."""
+    return demonstration(Lab(tmp_path_factory.mktemp("shown") / "results"))

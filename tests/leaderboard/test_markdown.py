@@ -11,16 +11,17 @@ TABLE = """\
 | Global accuracy, mean over rounds ↑ (%) | Global accuracy, last round ↑ (%) \
 | Backward transfer, mean over rounds ↑ (points) | Consistency, by peak ↑ (%) | Local accuracy, mean over rounds ↑ (%) \
 | Worst sampled client, mean over rounds ↑ (%) | Local consistency, by peak ↑ (%) | Personal accuracy ↑ (%) \
+| Worst client ↑ (%) | Worst fifth of the clients ↑ (%) \
 | Balance ↑ (%) |
-| --- | --- | --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |
+| --- | --- | --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |
 | 1 | fedkper\\[distil=False\\] | set by hand | 3 | **80.0 ± 24.8** ★ | **80.0 ± 24.8** ★ | −12.5 ± 0.0 | 100.0 ± 0.0 \
-| 62.5 ± 0.0 | 50.0 ± 0.0 | 100.0 ± 0.0 | not defined | **71.3 ± 12.4** ★ |
+| 62.5 ± 0.0 | 50.0 ± 0.0 | 100.0 ± 0.0 | not defined | not defined | not defined | **71.3 ± 12.4** ★ |
 | 2 | fedavg | defaults | 3 | 60.0 ± 24.8 | 60.0 ± 24.8 | −12.5 ± 0.0 | 100.0 ± 0.0 \
-| 62.5 ± 0.0 | 50.0 ± 0.0 | 100.0 ± 0.0 | not defined | 61.3 ± 12.4 |
+| 62.5 ± 0.0 | 50.0 ± 0.0 | 100.0 ± 0.0 | not defined | not defined | not defined | 61.3 ± 12.4 |
 | – | fedper | defaults | 3 | not defined | not defined | not defined | not defined \
-| 62.5 ± 0.0 | 50.0 ± 0.0 | 100.0 ± 0.0 | 75.0 ± 0.0 | not defined |
+| 62.5 ± 0.0 | 50.0 ± 0.0 | 100.0 ± 0.0 | 75.0 ± 0.0 | 50.0 ± 0.0 | 50.0 ± 0.0 | not defined |
 | – | fedprox | defaults | 2 of 3 | 70.0 ± 127.1 | 70.0 ± 127.1 | −12.5 ± 0.0 | 100.0 ± 0.0 \
-| 62.5 ± 0.0 | 50.0 ± 0.0 | 100.0 ± 0.0 | not defined | 66.3 ± 63.5 |
+| 62.5 ± 0.0 | 50.0 ± 0.0 | 100.0 ± 0.0 | not defined | not defined | not defined | 66.3 ± 63.5 |
 
 - **fedper**: not ranked: Global accuracy, mean over rounds is not defined
 - **fedprox**: 2 of 3 seeds: seed 3 failed: loss is NaN in round 2
@@ -31,6 +32,15 @@ Reference points, shown and never ranked:
 
 def test_the_table_worked_by_hand(demo):
     assert TABLE in markdown(load_board(demo, "demo"))
+
+
+def test_it_says_what_tests_say(demo):
+    shown = markdown(load_board(demo, "demo"))
+    assert "Ranked by Global accuracy, mean over rounds. Ties at the top not computed: on the faithful track" in shown
+
+
+def test_a_tie_is_named(robust):
+    assert "2 methods share rank 1: fedkper and, not separated from it, fedntd" in markdown(load_board(robust, "demo"))
 
 
 def test_every_table_row_has_the_columns_of_its_header(demo):

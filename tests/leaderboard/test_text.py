@@ -1,5 +1,7 @@
 """Words and digits."""
 
+from dataclasses import replace
+
 import pytest
 from fedbench.leaderboard import Score, load_board, text
 
@@ -64,7 +66,7 @@ def test_every_metric_stands_in_one_table_once():
 def test_caveats_say_what_the_track_can_tell(demo):
     words = " ".join(text.caveats(load_board(demo, "demo")))
     assert words.startswith("Descriptive: three seeds on one split.")
-    assert "No test between methods" in words
+    assert "Whether methods can be told apart is said above each table" in words
     assert "a constant predictor has perfect ones" in words
 
 
@@ -79,3 +81,61 @@ def test_printable_takes_out_what_could_move_the_cursor_or_turn_the_text():
 
 def test_paragraphs_of_a_docstring():
     assert text.paragraphs("One\nline.\n\nReferences\n----------\n.. [1] A.") == ["One line.", "References .. [1] A."]
+
+
+CARD = """Loss: CE.
+
+    More of it.
+
+    Parameters
+    ----------
+    mu : float, >= 0
+        Weight.
+
+    Cost: none.
+
+    References
+    ----------
+    .. [1] A. Author,
+       "Title".
+    """
+
+
+def test_blocks_of_a_docstring():
+    assert text.blocks(CARD) == [
+        ("paragraph", "Loss: CE."),
+        ("paragraph", "More of it."),
+        ("heading", "Parameters"),
+        ("verbatim", "mu : float, >= 0\n    Weight."),
+        ("paragraph", "Cost: none."),
+        ("heading", "References"),
+        ("verbatim", '.. [1] A. Author,\n   "Title".'),
+    ]
+    assert text.blocks("") == []
+
+
+def test_lines_keep_their_breaks_and_nothing_else_that_moves_the_cursor():
+    assert text.lines("a\n  b\x1b[2J") == ["a", "  b [2J"]
+
+
+def test_a_command_makes_one_cell_again(demo):
+    board = load_board(demo, "demo")
+    cells = {(cell.planned.label, cell.seed): cell for cell in board.cells if cell.planned.task == "alpha"}
+    assert text.command(board, cells["fedavg", 2]) == (
+        "fedbench run --suite demo --task alpha --method fedavg --seed 2 --out again"
+    )
+    assert text.command(board, cells["fedkper[distil=False]", 1]) == (
+        "fedbench run --suite demo --task alpha --method fedkper --set fedkper.distil=false --seed 1 --out again"
+    )
+
+
+def test_a_command_is_safe_to_paste(demo):
+    board = load_board(demo, "demo")
+    hostile = next(cell for cell in board.cells if cell.planned.method == "evil")
+    planned = hostile.planned.model_copy(update={"method": "x; rm -rf ~ #"})
+    assert "--method 'x; rm -rf ~ #' --seed" in text.command(board, replace(hostile, planned=planned))
+
+
+def test_long_lists_are_cut():
+    assert text.some(["a", "b", "c"], 2) == "a, b and 1 more"
+    assert text.some(["a", "b"], 2) == "a, b"
