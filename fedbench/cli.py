@@ -471,11 +471,20 @@ class _Trials:
 
 @cli.command()
 @click.option("--suite", default="quick", show_default=True, help="Name of the suite.")
+@click.option(
+    "--check",
+    "published",
+    type=click.Path(path_type=Path),
+    metavar="FOLDER",
+    help="Render the sites of this folder from its records/ again, compare, and write nothing.",
+)
 @click.option("--format", "form", metavar="csv|json|latex", help="Write this file beside the board, and no board.")
 @click.option("--stdout", is_flag=True, help="Print it, with --format, and write nothing.")
 @_results
 @_reports
-def report(suite: str, form: str | None, stdout: bool, results: Path, reports: Path) -> None:
+def report(
+    suite: str, published: Path | None, form: str | None, stdout: bool, results: Path, reports: Path
+) -> int | None:
     """Render a suite's board from its records.
 
     --format csv or json gives a row for each cell and metric, latex the table
@@ -483,6 +492,8 @@ def report(suite: str, form: str | None, stdout: bool, results: Path, reports: P
     """
     from fedbench import records, verbs
 
+    if published is not None:
+        return _print_check(verbs.check_reports(published))
     if form is None and stdout:
         raise click.UsageError("--stdout prints a file: say which with --format csv, json or latex.")
     if form is not None:
@@ -493,10 +504,19 @@ def report(suite: str, form: str | None, stdout: bool, results: Path, reports: P
             path = reports / suite / name
             records.write_atomic(path, text)
             click.echo(f"wrote {path}")
-        return
+        return None
     pages = verbs.report(suite, results, reports)
     _print_board(_console(), suite, results)
     _print_pages(pages)
+    return None
+
+
+def _print_check(differing: Mapping[str, Sequence[str]]) -> int:
+    for suite, files in differing.items():
+        click.echo(f"{suite}: {'as the records give it' if not files else 'not what the records give:'}")
+        for name in files:
+            click.echo(f"  {name}")
+    return FAILED if any(differing.values()) else COMPLETE
 
 
 def _print_pages(pages: Sequence[Path]) -> None:

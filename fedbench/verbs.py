@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import inspect
 import json
 import math
@@ -604,6 +605,49 @@ def report(suite: str, results: Path = RESULTS, reports: Path = REPORTS) -> list
             f"reports folder {reports / suite} cannot be written ({error.strerror}); the records are whole: run "
             f"`fedbench report --suite {suite} --out {results} --reports OTHER`."
         ) from None
+
+
+def check_reports(folder: Path) -> dict[str, list[str]]:
+    """Render every published site again, and return for each suite the files that are not what the records give.
+
+    Parameters
+    ----------
+    folder : Path
+        Holds the records as ``records/``, and beside them a folder for each suite whose site is published.
+
+    Raises
+    ------
+    SpecError
+        There are no records, or no site is published.
+    RecordError
+        A published suite was never run in these records.
+    """
+    import tempfile
+
+    from fedbench import leaderboard
+
+    results = folder / "records"
+    if not (results / "plans").is_dir():
+        raise SpecError(f"{folder} has no records/plans; name a folder with records/ and the sites of its suites.")
+    published = sorted(path.parent for path in folder.glob("*/index.html"))
+    if not published:
+        raise SpecError(f"{folder} has no site; render one with `fedbench report --out {results} --reports {folder}`.")
+    differing: dict[str, list[str]] = {}
+    for site in published:
+        with tempfile.TemporaryDirectory(prefix="fedbench-check-") as scratch:
+            leaderboard.render(results, site.name, Path(scratch))
+            made, there = _files(Path(scratch)), _files(site)
+        differing[site.name] = sorted(name for name in {*made, *there} if made.get(name) != there.get(name))
+    return differing
+
+
+def _files(folder: Path) -> dict[str, str]:
+    """Return the digest of each file below a folder, by its path from there."""
+    return {
+        path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
 
 
 def table(suite: str, form: str, results: Path = RESULTS) -> tuple[str, str]:

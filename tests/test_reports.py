@@ -1,6 +1,7 @@
 """What is published is what the records give."""
 
 import importlib
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -8,7 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fedbench import Record
+from fedbench import Record, SpecError
+from fedbench.cli import main
+from fedbench.verbs import check_reports
 
 REPORTS = Path(__file__).parents[1] / "reports"
 RECORDS = sorted(path.parent for path in (REPORTS / "records").rglob("manifest.json"))
@@ -46,11 +49,27 @@ def test_a_budget_buys_the_rounds_that_are_over_by_then(monkeypatch):
     assert run.at(np.array([2.0, 4.9, 5.0, 6.0])).tolist() == [10.0, 10.0, 30.0, 20.0]
 
 
-def test_the_published_board_is_what_the_records_give(tmp_path):
-    from fedbench import leaderboard
+def test_every_published_site_is_what_the_records_give(capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(["report", "--check", str(REPORTS)])
+    sites = sorted(path.parent.name for path in REPORTS.glob("*/index.html"))
+    assert capsys.readouterr().out.splitlines() == [f"{site}: as the records give it" for site in sites]
+    assert ended.value.code == 0
+    assert {"paper-local"} <= set(sites) <= {path.stem for path in (REPORTS / "records" / "plans").iterdir()}
 
-    published = REPORTS / "paper-local"
-    pages = [page.relative_to(tmp_path) for page in leaderboard.render(REPORTS / "records", "paper-local", tmp_path)]
-    assert sorted(pages) == sorted(path.relative_to(published) for path in published.rglob("*") if path.is_file())
-    for page in pages:
-        assert (tmp_path / page).read_bytes() == (published / page).read_bytes(), page
+
+def test_a_byte_changed_a_page_lost_and_a_page_added_are_found(tmp_path):
+    shutil.copytree(REPORTS / "records", tmp_path / "records")
+    shutil.copytree(REPORTS / "paper-local", tmp_path / "paper-local")
+    board, about = tmp_path / "paper-local" / "index.html", tmp_path / "paper-local" / "about.html"
+    board.write_bytes(board.read_bytes().replace(b"fedkper", b"fedkpeR", 1))
+    about.rename(about.with_name("more.html"))
+    assert check_reports(tmp_path) == {"paper-local": ["about.html", "index.html", "more.html"]}
+
+
+def test_a_folder_without_records_or_sites_is_refused(tmp_path):
+    with pytest.raises(SpecError, match="has no records/plans"):
+        check_reports(tmp_path)
+    (tmp_path / "records" / "plans").mkdir(parents=True)
+    with pytest.raises(SpecError, match="has no site; render one with"):
+        check_reports(tmp_path)
