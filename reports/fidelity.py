@@ -24,14 +24,16 @@ Values = dict[tuple[str, str, str], dict[int, float]]
 
 
 def measured(track: str) -> Values:
-    """Return each metric of the published records of a track, by task, method and metric, then by seed."""
+    """Return each metric of the published records of the paper's tasks, by task, method and metric, then by seed."""
     values: Values = defaultdict(dict)
+    tasks = {item.task for item in reported()}
     for manifest in sorted(RECORDS.glob("*/*/*/*/manifest.json")):
         record = Record.open(manifest.parent)
-        if record.info.identity["track"] == track:
+        identity = record.info.identity
+        if identity["track"] == track and identity["task"]["name"] in tasks:
             for metric, value in evaluate(record.outcome).items():
                 if value is not None:
-                    values[record.info.identity["task"]["name"], record.info.label, metric][record.info.seed] = value
+                    values[identity["task"]["name"], record.info.label, metric][record.info.seed] = value
     return values
 
 
@@ -46,7 +48,9 @@ def paper_table() -> str:
     for task, method in sorted({(task, method) for task, method, _ in values}):
         for column, readings in READINGS.items():
             for metric in readings:
-                seeds = values[task, method, metric]
+                seeds = values.get((task, method, metric))
+                if not seeds:  # the method has no such model
+                    continue
                 ours = t_interval([seeds[seed] for seed in sorted(seeds)])
                 half = "" if ours.low is None else f" ± {100 * (ours.mean - ours.low):.1f}"
                 paper, gap = "not known", ""
