@@ -123,12 +123,11 @@ class MedMNIST(_OneFile):
         DataMissingError
             No place has it.
         """
-        for place in places(data_dir):
-            if _is_file(place / self.file):
-                return (place / self.file,)
-        raise DataMissingError(
-            f"{self._missing(data_dir)}; run `fedbench data fetch {self._task()}`, or name the folder that "
-            "has it with --data-dir or FEDBENCH_DATA."
+        return _located(
+            self.file,
+            data_dir,
+            f"; run `fedbench data fetch {self._task()}`, or name the folder that has it with --data-dir or "
+            "FEDBENCH_DATA.",
         )
 
     def fetch(self, data_dir: Path | None = None) -> tuple[Path, ...]:
@@ -144,7 +143,7 @@ class MedMNIST(_OneFile):
         try:
             (path,) = self.locate(data_dir)
         except DataMissingError:
-            path = self._download(self._missing(data_dir))
+            path = self._download(_missing(self.file, data_dir))
         check_md5(path, self.md5, self._mend())
         return (path,)
 
@@ -179,14 +178,23 @@ class MedMNIST(_OneFile):
                     return name
         return self.flag
 
-    def _missing(self, data_dir: Path | None) -> str:
-        return f"{self.file} is not on this machine (looked in {', '.join(map(str, places(data_dir)))})"
-
     def _mend(self) -> str:
         return f"delete it and run `fedbench data fetch {self._task()}`."
 
     def _read(self, path: Path) -> Dataset:
         return _official(path, _read_npz(path))
+
+
+def _located(file: str, data_dir: Path | None, mend: str) -> tuple[Path, ...]:
+    """Return a file in the first place that has it."""
+    for place in places(data_dir):
+        if _is_file(place / file):
+            return (place / file,)
+    raise DataMissingError(_missing(file, data_dir) + mend)
+
+
+def _missing(file: str, data_dir: Path | None) -> str:
+    return f"{file} is not on this machine (looked in {', '.join(map(str, places(data_dir)))})"
 
 
 class _Layouts(_OneFile, abc.ABC):
@@ -253,12 +261,10 @@ class Provided(_Layouts):
         DataMissingError
             No place has it.
         """
-        for place in places(data_dir):
-            if _is_file(place / self.file):
-                return (place / self.file,)
-        raise DataMissingError(
-            f"{self.file} is not on this machine (looked in {', '.join(map(str, places(data_dir)))}), and there is no "
-            "site to download it from; name the folder that has it with --data-dir or FEDBENCH_DATA."
+        return _located(
+            self.file,
+            data_dir,
+            ", and there is no site to download it from; name the folder that has it with --data-dir or FEDBENCH_DATA.",
         )
 
     def _content(self, path: Path) -> tuple[Dataset, tuple[str, ...]]:

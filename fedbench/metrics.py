@@ -258,6 +258,32 @@ def worst_sampled(outcome: Outcome) -> Values | None:
     return None if rounds is None else np.array([values.min() for values in rounds])
 
 
+def change_since_visit(outcome: Outcome) -> Values | None:
+    """Return what each client lost or gained since it last took part, (R, K), difference of fractions.
+
+    With a_t(k) the accuracy of the global model after round t on client k's local test samples, and s < t the last
+    round before t in which k was sampled: a_t(k) − a_s(k). Negative is forgotten. NaN before a client's first visit is
+    over. None if there is no global model or no client is ever sampled.
+
+    Examples
+    --------
+    Accuracies on clients 0 and 1: (1, 0), (1/2, 1), (0, 1/2). Client 0 is sampled in every round, 1 in round 1.
+
+    >>> change_since_visit(EXAMPLE).tolist()
+    [[nan, nan, nan], [-0.5, nan, nan], [-0.5, -0.5, nan]]
+    """
+    if outcome.on_clients is None or not _anyone_trains(outcome):
+        return None
+    accuracies = _per_client(outcome, outcome.on_clients)
+    record = np.full(outcome.n_clients, np.nan)
+    change = np.full(accuracies.shape, np.nan)
+    for t, (now, sampled) in enumerate(zip(accuracies, outcome.sampled, strict=True)):
+        change[t] = now - record
+        # Only now: the clients of this round were compared with what they had when last sampled.
+        record[sampled] = now[sampled]
+    return change
+
+
 def backward_transfer(outcome: Outcome) -> Values | None:
     """Return the backward transfer (BwT) of the global model in each round, (R,), difference of fractions.
 
@@ -277,18 +303,12 @@ def backward_transfer(outcome: Outcome) -> Values | None:
     >>> backward_transfer(EXAMPLE).tolist()
     [0.0, -0.5, -0.5]
     """
-    if outcome.on_clients is None or not _anyone_trains(outcome):
+    change = change_since_visit(outcome)
+    if change is None:
         return None
-    accuracies = _per_client(outcome, outcome.on_clients)
-    met = np.zeros(outcome.n_clients, dtype=np.bool_)
-    record = np.zeros(outcome.n_clients)
     transfer = np.zeros(outcome.rounds)
-    for t, (now, sampled) in enumerate(zip(accuracies, outcome.sampled, strict=True)):
-        if t:
-            transfer[t] = _mean(now[met] - record[met])
-        # Only now: the clients of this round were compared with what they had when last sampled.
-        record[sampled] = now[sampled]
-        met |= sampled
+    for t in range(1, outcome.rounds):
+        transfer[t] = _mean(change[t][~np.isnan(change[t])])
     return transfer
 
 

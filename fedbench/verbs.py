@@ -11,7 +11,7 @@ import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, cached_property
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -96,11 +96,10 @@ class Selection:
         PluginError
             All tasks or all methods chosen are broken.
         """
-        suite, tasks, methods = self._chosen()
-        broken = self.broken()
+        suite, tasks, methods = self._chosen
         good_tasks, good_methods = _working(registry.tasks, tasks), _working(registry.methods, methods)
         if not (good_tasks and good_methods):
-            raise PluginError(" ".join(broken.values()))
+            raise PluginError(" ".join(self.broken().values()))
         kept = {"tasks": _working(registry.tasks, suite.tasks), "methods": _working(registry.methods, suite.methods)}
         overrides = {
             name: dict(values)
@@ -112,13 +111,14 @@ class Selection:
 
     def broken(self) -> dict[str, str]:
         """Return what is wrong with the chosen plug-ins that do not work, by ``"task NAME"`` or ``"method NAME"``."""
-        _, tasks, methods = self._chosen()
+        _, tasks, methods = self._chosen
         chosen = [*((registry.tasks, name) for name in tasks), *((registry.methods, name) for name in methods)]
         faults = {f"{group.what} {name}": _fault(group, name) for group, name in chosen}
         return {what: fault for what, fault in faults.items() if fault}
 
+    @cached_property
     def _chosen(self) -> tuple[Suite, tuple[str, ...], tuple[str, ...]]:
-        """Return the suite, and the names of the tasks and methods that are meant."""
+        """The suite, and the names of the tasks and methods that are meant; files are read once."""
         suite = load_suite(self.suite)
         own = [load_task_file(path) for path in self.task_files]
         for task in own:

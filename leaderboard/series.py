@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from fedbench.leaderboard.board import Row, TaskBoard
 
-from fedbench.metrics import global_accuracy, local_accuracy
+from fedbench.metrics import change_since_visit, global_accuracy, local_accuracy
 from fedbench.outcome import Bits, Counts, Outcome, Values
 from fedbench.records import Record
 
@@ -44,7 +44,7 @@ class Series:
     personal_by_client : float64 array (K,) or None
         Of each client's personal model at its last evaluation, fraction.
     forgetting : float64 array (R, K) or None
-        See `change_since_visit`.
+        See `fedbench.metrics.change_since_visit`.
     retrogress : float64 array (R,) or None
         See `drop_after_download`.
     bytes, seconds, samples : float64 array (R,)
@@ -151,34 +151,6 @@ def series(outcome: Outcome, seed: int, partition: str) -> Series:
         seconds=np.cumsum(outcome.seconds_train, dtype=np.float64),
         samples=np.cumsum(outcome.train_samples + outcome.forward_samples, dtype=np.float64),
     )
-
-
-def change_since_visit(outcome: Outcome) -> Values | None:
-    """Return what each client lost or gained since it last took part, (R, K), difference of fractions.
-
-    With a_t(k) the accuracy of the global model after round t on client k's local test samples, and s < t the last
-    round before t in which k was sampled: a_t(k) − a_s(k). Negative is forgotten. NaN before a client's first visit is
-    over. The mean over the clients of one round is its backward transfer, `fedbench.metrics.backward_transfer`.
-
-    None if there is no global model or no client is ever sampled.
-
-    Examples
-    --------
-    Accuracies on clients 0 and 1: (1, 0), (1/2, 1), (0, 1/2). Client 0 is sampled in every round, 1 in round 1.
-
-    >>> from fedbench.metrics import EXAMPLE
-    >>> change_since_visit(EXAMPLE).tolist()
-    [[nan, nan, nan], [-0.5, nan, nan], [-0.5, -0.5, nan]]
-    """
-    if outcome.on_clients is None or not outcome.sampled.any():
-        return None
-    accuracies = outcome.per_client(outcome.on_clients)
-    record = np.full(outcome.n_clients, np.nan)
-    change = np.full(accuracies.shape, np.nan)
-    for t, (now, sampled) in enumerate(zip(accuracies, outcome.sampled, strict=True)):
-        change[t] = now - record
-        record[sampled] = now[sampled]
-    return change
 
 
 def drop_after_download(outcome: Outcome) -> Values | None:

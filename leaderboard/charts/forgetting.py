@@ -17,7 +17,7 @@ LIMIT = 100
 def heat_map(run: Series, label: str, task: str) -> Chart | str:
     """Return the change since each client's last visit as a client × round heat map, or a sentence that says why not.
 
-    The colour of client k in round t is `fedbench.leaderboard.series.change_since_visit`: the accuracy of the global
+    The colour of client k in round t is `fedbench.metrics.change_since_visit`: the accuracy of the global
     model on k's local test samples after round t minus that after the round in which k last took part before t, in
     points. The mean of a column is the backward transfer of its round. A dot marks the rounds in which the client
     takes part; before its first visit is over it has no colour. At the right stands the change in the last round.

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 from fedbench.leaderboard import load_board
-from fedbench.leaderboard.series import change_since_visit, drop_after_download, read_series, series
+from fedbench.leaderboard.series import drop_after_download, read_series, series
 
-from fedbench.metrics import EXAMPLE, backward_transfer
+from fedbench.metrics import EXAMPLE, backward_transfer, change_since_visit
 from fedbench.outcome import Outcome
 
 
