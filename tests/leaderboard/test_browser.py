@@ -1,6 +1,7 @@
 """The site in a real browser: what a script adds, and that nothing is asked of anybody."""
 
 import os
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -153,16 +154,20 @@ def test_a_value_tells_its_interval_where_the_mouse_rests(visit):
 
 
 def test_links_lead_through_the_site(visit):
+    from playwright.sync_api import expect
+
+    # A click does not wait for the page that it leads to; what is expected of that page does.
     page = visit.open("index.html")
     page.locator("#board-2 a", has_text="fedkper").click()
-    assert page.locator("h1").inner_text() == "fedkper"
+    expect(page.locator("h1")).to_have_text("fedkper")
     page.get_by_role("link", name="E1").first.click()
-    assert page.url.endswith("about.html#environment-E1")
+    expect(page).to_have_url(re.compile(r"about\.html#environment-E1$"))
     page.get_by_role("link", name="Tasks", exact=True).click()
+    expect(page).to_have_url(re.compile(r"out/tasks\.html$"))
     page.get_by_role("link", name="alpha").click()
-    assert page.locator("svg.bubbles circle").count() == 4
+    expect(page.locator("svg.bubbles circle")).to_have_count(4)
     page.get_by_role("link", name="Board").click()
-    assert page.url.endswith("out/index.html")
+    expect(page).to_have_url(re.compile(r"out/index\.html$"))
 
 
 def test_the_copy_button_gives_the_command(chromium, out):
