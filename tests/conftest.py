@@ -146,3 +146,13 @@ def bucket():
         S3FileSystem().rm("bucket", recursive=True)  # what a server held, the next one in this process holds too
         S3FileSystem.clear_instance_cache()
     server.stop()
+
+
+@pytest.fixture
+def tally(record_property):
+    """Return what counts, for `reports/reliability.md`, how often something was tried and came out right."""
+
+    def count(what, tried=1):
+        record_property("tally", f"{what}: {tried}")
+
+    return count
