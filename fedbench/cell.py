@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -13,11 +12,14 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from fedbench import registry
+from fedbench import registry, toml
 from fedbench.errors import SpecError, unknown
 from fedbench.method import Method
 from fedbench.schema import Tuning, identity_hash
 from fedbench.task import Name, Spec, Task, Track
+
+HARNESS_VERSION = 1
+"""Bumped by any change outside tasks and methods that can change a score; see ``tests/versions.py``."""
 
 
 @dataclass(frozen=True)
@@ -48,8 +50,13 @@ class Cell:
     tuning: Tuning | None = field(default=None, compare=False)
 
     def identity(self) -> dict[str, Any]:
-        """Return all that decides the cell's numbers but for the seed, as plain JSON types."""
+        """Return all that decides the cell's numbers but for the seed, as plain JSON types.
+
+        The harness is named from its version 2 on, so that cells from before it had a version keep their identity.
+        """
+        harness = {"harness": HARNESS_VERSION} if HARNESS_VERSION > 1 else {}
         return {
+            **harness,
             "task": self.task.identity(),
             "method": {
                 "name": self.method_name,
@@ -195,10 +202,10 @@ def load_tuned(path: str | Path) -> tuple[Tuned, Tuning]:
     """
     try:
         content = Path(path).read_bytes()
-        found = Tuned(**tomllib.loads(content.decode()))
+        found = Tuned(**toml.parse(content))
     except OSError as error:
         raise SpecError(f"tuned file {path}: {error.strerror}; make it with `fedbench tune`.") from None
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError, SpecError) as error:
+    except SpecError as error:
         raise SpecError(f"tuned file {path}: {error}; make it with `fedbench tune`.") from None
     digest = hashlib.sha256(content).hexdigest()
     about = Tuning(task=found.task, metric=found.metric, budget=found.budget, seed=found.seed, digest=digest)
@@ -320,18 +327,16 @@ def load_suite(name: str) -> Suite:
     if name.endswith(".toml"):
         folder = Path(name).parent
         try:
-            text = Path(name).read_text(encoding="utf-8")
+            content = Path(name).read_bytes()
         except OSError as error:
             raise SpecError(f"suite file {name}: {error.strerror}; give the path of a TOML file.") from None
-        except UnicodeDecodeError:
-            raise SpecError(f"suite file {name}: not text in UTF-8; give the path of a TOML file.") from None
     elif name in suite_names():
         folder = Path(str(resources.files("fedbench.tasks").joinpath("suites")))
-        text = (folder / f"{name}.toml").read_text(encoding="utf-8")
+        content = (folder / f"{name}.toml").read_bytes()
     else:
         raise unknown("suite", name, suite_names())
     try:
-        suite = Suite(**tomllib.loads(text))
-    except (tomllib.TOMLDecodeError, SpecError) as error:
+        suite = Suite(**toml.parse(content))
+    except SpecError as error:
         raise SpecError(f"suite {name}: {error}") from None
     return suite.model_copy(update={"tuned": tuple(str(folder / path) for path in suite.tuned)})

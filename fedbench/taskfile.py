@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import tomllib
 from pathlib import Path
 from typing import Any, TypeVar
 
+from fedbench import toml
 from fedbench.datasets import CsvFile, NpzFile
 from fedbench.errors import SpecError, unknown
 from fedbench.partition import IID, Dirichlet, DirichletSizes, LogNormalSizes, Natural, PlainDirichlet, Shards
@@ -66,10 +66,10 @@ def load_task_file(path: str | Path) -> Task:
     """
     path = Path(path)
     try:
-        return _task(tomllib.loads(path.read_text(encoding="utf-8")), path.parent)
+        return _task(toml.parse(path.read_bytes()), path.parent)
     except OSError as error:
         raise SpecError(f"task file {path}: {error.strerror}; give the path of a TOML file.") from None
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError, SpecError) as error:
+    except SpecError as error:
         raise SpecError(f"task file {path}: {error}") from None
 
 

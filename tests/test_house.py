@@ -22,7 +22,7 @@ FOLDERS = {
 
 # An import points to a lower floor, or stays within its own. A new module of `fedbench` is entered here.
 FLOORS = {
-    0: "cell errors method outcome registry schema seeds task",
+    0: "cell errors method outcome registry schema seeds task toml",
     1: (
         "datasets federation merging metrics partition records resident scaffold statistics statistics.aggregates "
         "statistics.bayes statistics.comparisons statistics.duels statistics.grid statistics.intervals "
