@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 DATA_ENV := $(if $(DATA),FEDBENCH_DATA="$(DATA)")
 READY := $(VENV)/.ready
 
-.PHONY: help run test test-long bench lint types format clean
+.PHONY: help run test test-long bench lint types format versions clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
@@ -41,12 +41,15 @@ lint: $(READY) types ## Check style and types
 # mypy does not know setuptools' package-dir, so it is shown the layout that a wheel has, made of links.
 types: $(READY) ## Check types alone
 	@rm -rf build/types && mkdir -p build/types/fedbench
-	@ln -s $(addprefix $(CURDIR)/,$(wildcard fedbench/*.py) fedbench/py.typed fedbench/statistics methods tasks leaderboard) build/types/fedbench
+	@ln -s $(addprefix $(CURDIR)/,$(wildcard fedbench/*.py) fedbench/py.typed fedbench/statistics fedbench/submissions fedbench/verification methods tasks leaderboard) build/types/fedbench
 	$(BIN)/mypy -p fedbench
 
 format: $(READY) ## Rewrite the code in the house style
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
+
+versions: $(READY) ## Record versions and hashes of what decides scores; ARGS="--same-scores NAME" where none changed
+	$(BIN)/python tests/versions.py $(ARGS)
 
 clean: ## Delete caches and builds; the environment, results and reports stay
 	rm -rf build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis

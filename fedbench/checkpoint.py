@@ -1,8 +1,10 @@
 """Checkpoints: a run that is killed and started again gives the same bits.
 
 A checkpoint is a folder beside the record to come. States of clients are files versioned by round, never changed in
-place; ``checkpoint.json`` names the files that belong together, with their hashes, and is replaced atomically.
-What no longer belongs to it is deleted afterwards. No pickle: tensors are stored as safetensors.
+place; ``checkpoint.json`` names the files that belong together, with their hashes, and is replaced atomically. The
+index before it is kept as ``checkpoint.before.json``, with its files: should a file of the newest turn out to be torn
+or corrupt, the cell goes on from there. What neither names is deleted afterwards. Whatever is cut short, by a kill or
+by a loss of power, leaves one of the two whole. No pickle: tensors are stored as safetensors.
 """
 
 from __future__ import annotations
@@ -10,10 +12,10 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
 import shutil
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,10 +25,11 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from fedbench.errors import MethodError
-from fedbench.records import write_atomic
+from fedbench.records import make_folder, sync, write_atomic
 
-VERSION = 2
+VERSION = 3
 INDEX = "checkpoint.json"
+BEFORE = "checkpoint.before.json"
 CPU = torch.device("cpu")
 _log = logging.getLogger(__name__)
 
@@ -116,7 +119,8 @@ class Checkpoint:
     def __init__(self, folder: Path, made_by: str = "") -> None:
         self.folder, self.made_by = folder, made_by
         self._files: dict[str, _File] = {}  # newest version of each part
-        self._saved: dict[str, _File] = {}  # the versions that the index names
+        self._saved: dict[str, _File] = {}  # the versions that belong to the last save
+        self._saved_as: str | None = None  # the index that names them
 
     def write(self, part: str, data: bytes, version: int) -> None:
         """Write a new version of a part, which belongs to the checkpoint from the next `save` on.
@@ -130,8 +134,8 @@ class Checkpoint:
         version : int
             The number of rounds done when `save` is called; more than at the last save.
         """
-        self.folder.mkdir(parents=True, exist_ok=True)
-        file = _File(f"{part}@{version}", hashlib.blake2b(data).hexdigest())
+        make_folder(self.folder)
+        file = _File(f"{part}@{version}", _hash(data))
         (self.folder / file.name).write_bytes(data)
         before = self._files.get(part)
         if before is not None and before.name != file.name and before != self._saved.get(part):
@@ -145,10 +149,12 @@ class Checkpoint:
     def save(self, round: int, parts: Mapping[str, bytes]) -> None:
         """Write what changed since the last save, and make the newest versions of all parts the checkpoint.
 
+        The checkpoint before stays beside it until the next save.
+
         Parameters
         ----------
         round : int
-            Rounds done.
+            Rounds done, more than at the last save.
         parts : mapping of str to bytes
             New versions of parts by name; older parts stay as they are.
         """
@@ -156,41 +162,54 @@ class Checkpoint:
             self.write(part, data, round)
         for part, file in self._files.items():
             if file != self._saved.get(part):
-                with (self.folder / file.name).open("rb") as written:
-                    os.fsync(written.fileno())
-        files = {part: f"{file.name} {file.hash}" for part, file in self._files.items()}
-        index = {"version": VERSION, "made_by": self.made_by, "round": round, "files": files}
-        write_atomic(self.folder / INDEX, json.dumps(index, indent=1))
-        self._saved = dict(self._files)
-        current = {file.name for file in self._saved.values()}
+                sync(self.folder / file.name)
+        sync(self.folder)  # before an index that names them can be there
+        index = {
+            "version": VERSION,
+            "made_by": self.made_by,
+            "round": round,
+            "files": {part: f"{file.name} {file.hash}" for part, file in self._files.items()},
+        }
+        # An index that was not gone on from is of no use: it gives way to the new one, and the one before stays.
+        keep = self.folder / BEFORE if self._saved_as == INDEX else None
+        write_atomic(self.folder / INDEX, json.dumps({**index, "hash": index_hash(index)}, indent=1), keep=keep)
+        named = {INDEX, *(file.name for file in (*self._files.values(), *self._saved.values()))}
+        if self._saved_as is not None:
+            named.add(BEFORE)
+        self._saved, self._saved_as = dict(self._files), INDEX
         for path in self.folder.iterdir():
-            if path.name != INDEX and path.name not in current:
+            if path.name not in named:
                 path.unlink(missing_ok=True)
 
     def load(self) -> tuple[int, Mapping[str, bytes]] | None:
         """Return the rounds done and all parts, or None where there is no whole checkpoint.
 
-        Every file is checked now and read when it is asked for, as all of them together may not fit into memory.
+        Where the newest is torn or corrupt it is the one before, and a line in the log says so. Every file is checked
+        now and read when it is asked for, as all of them together may not fit into memory.
         """
-        if not (self.folder / INDEX).is_file():
-            return None
-        try:
-            index = json.loads((self.folder / INDEX).read_text(encoding="utf-8"))
-            files = {part: _File(*entry.split()) for part, entry in index["files"].items()}
-            for file in files.values():
-                self._check(file)
-            if (index["version"], index["made_by"]) != (VERSION, self.made_by):
-                raise ValueError(f"made by {index['made_by']}, not by {self.made_by}")
-            done = int(index["round"])
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        faults: list[str] = []
+        for name in (INDEX, BEFORE):
+            if not (self.folder / name).is_file():  # after a kill between two renames, BEFORE alone is there
+                continue
+            try:
+                done, files = self._whole(name)
+            except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+                faults.append(str(error))
+                continue
+            if faults:
+                _log.warning(
+                    "%s: the newest checkpoint cannot be used (%s); the cell goes on from the one before, after %d "
+                    "rounds.", self.folder, faults[0], done,
+                )  # fmt: skip
+            self._files, self._saved, self._saved_as = dict(files), dict(files), name
+            return done, _Parts(self)
+        if faults:
             _log.warning(
                 "%s: the checkpoint cannot be used (%s); the cell starts again from its first round.",
                 self.folder,
-                error,
+                "; ".join(dict.fromkeys(faults)),
             )
-            return None
-        self._files, self._saved = dict(files), dict(files)
-        return done, _Parts(self)
+        return None
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._files)
@@ -200,21 +219,46 @@ class Checkpoint:
 
     def remove(self) -> None:
         """Delete the checkpoint, once the record is whole or the run starts again."""
+        for name in (BEFORE, INDEX):  # first, so that a kill in the middle leaves nothing to go on from
+            with suppress(OSError):
+                (self.folder / name).unlink(missing_ok=True)
         shutil.rmtree(self.folder, ignore_errors=True)
-        self._files, self._saved = {}, {}
+        self._files, self._saved, self._saved_as = {}, {}, None
 
-    def _check(self, file: _File) -> None:
+    def _whole(self, name: str) -> tuple[int, dict[str, _File]]:
+        """Return the rounds done and the files that an index names, all of them checked."""
+        index = json.loads((self.folder / name).read_text(encoding="utf-8"))
+        if (index["version"], index["made_by"]) != (VERSION, self.made_by):
+            raise ValueError(f"{name} is made by {index['made_by']}, not by {self.made_by}")
+        if index["hash"] != index_hash(index):
+            raise ValueError(f"{name} is not as it was written")
+        files = {part: _File(*entry.split()) for part, entry in index["files"].items()}
+        for file in files.values():
+            self._check(file, name)
+        return int(index["round"]), files
+
+    def _check(self, file: _File, index: str) -> None:
         if Path(file.name).name != file.name:
             raise ValueError(f"{file.name} is not in its folder")
         with (self.folder / file.name).open("rb") as data:
             if hashlib.file_digest(data, "blake2b").hexdigest() != file.hash:
-                raise ValueError(f"{file.name} is not what {INDEX} names")
+                raise ValueError(f"{file.name} is not what {index} names")
+
+
+def index_hash(index: Mapping[str, Any]) -> str:
+    """Return the hash of what an index says; the names of files are no part of it, as those of their contents are."""
+    hashes = {part: entry.split()[1] for part, entry in index["files"].items()}
+    return _hash(json.dumps([index["version"], index["made_by"], index["round"], hashes], sort_keys=True).encode())
+
+
+def _hash(data: bytes) -> str:
+    return hashlib.blake2b(data).hexdigest()  # fast where a processor has no instructions for SHA
 
 
 @dataclass(frozen=True)
 class _File:
     name: str
-    hash: str  # BLAKE2b, which is fast where a processor has no instructions for SHA
+    hash: str  # of its content
 
 
 class _Parts(Mapping[str, bytes]):

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from fedbench import __version__
+from fedbench.characters import visible
 from fedbench.errors import DataError, FedBenchError, PluginError
 
 if TYPE_CHECKING:
@@ -22,8 +23,12 @@ if TYPE_CHECKING:
     from fedbench.executors import Event
     from fedbench.leaderboard.comparison import Contrast
     from fedbench.statistics.comparisons import Comparison
+    from fedbench.submissions.checking import Checked
+    from fedbench.submissions.decisions import Decision
     from fedbench.tuning import Search, Trial
     from fedbench.verbs import CellState, Selection
+    from fedbench.verification import Report, Result
+    from fedbench.verification.rerun import Drawn
 
 COMPLETE, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
 
@@ -37,13 +42,14 @@ def cli() -> None:
     fedbench ls tasks                       what there is
     fedbench run --all                      every cell of the suite "quick"
     fedbench run --suite paper-local --task blood --method fedkper --seed 1
-    fedbench status                         what is done, missing, failed
+    fedbench status                         what is done, missing, failed, stale
     fedbench new method NAME                a package to start from
     fedbench check NAME                     is a method sound?
     fedbench tune METHOD --task TASK        search its hyperparameters
+    fedbench verify results                 check every number of the records
 
-    Exit status: 0 complete, 1 something failed or was skipped, 2 bad usage,
-    130 interrupted.
+    Exit status: 0 complete, 1 something failed, was skipped or is stale, 2 bad
+    usage, 130 interrupted.
     """  # noqa: D301 - the escape is click's mark for lines that must not be joined
 
 
@@ -71,7 +77,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _stop(message: str, status: int) -> int:
-    click.echo(f"fedbench: {message}", err=True)
+    click.echo(f"fedbench: {visible(message)}", err=True)
     return status
 
 
@@ -94,7 +100,7 @@ def _table(rows: Sequence[dict[str, str]]) -> None:
     for index, column in enumerate(columns):
         table.add_column(column, overflow="fold", no_wrap=index == 0)
     for row in rows:
-        table.add_row(*(escape(row.get(column, "")) for column in columns))
+        table.add_row(*(escape(visible(row.get(column, ""))) for column in columns))
     _console().print(table)
 
 
@@ -289,7 +295,11 @@ def _select(
 @_data_dir
 @click.option("--keep-weights", is_flag=True, help="Keep final models beside each record.")
 @click.option("--checkpoint-seconds", type=click.FloatRange(min=0), default=20.0, show_default=True,
-              help="Least time between two checkpoints of a cell.")  # fmt: skip
+              help="Time between two checkpoints of a cell.")  # fmt: skip
+@click.option("--checkpoint-rounds", type=click.IntRange(min=1), default=25, show_default=True,
+              help="Rounds between two checkpoints at most, however fast they are.")  # fmt: skip
+@click.option("--redo-stale/--keep-stale", default=None,
+              help="Run cells again that an earlier version made, or not; asked for in a terminal.")  # fmt: skip
 @click.option("--dry-run", is_flag=True, help="List the cells with their state and an estimate of time; run nothing.")
 def run(
     everything: bool,
@@ -304,6 +314,8 @@ def run(
     data_dir: Path | None,
     keep_weights: bool,
     checkpoint_seconds: float,
+    checkpoint_rounds: int,
+    redo_stale: bool | None,
     dry_run: bool,
     **chosen: Any,
 ) -> int:
@@ -333,27 +345,45 @@ def run(
             data_dir=data_dir,
             keep_weights=keep_weights,
             checkpoint_seconds=checkpoint_seconds,
+            checkpoint_rounds=checkpoint_rounds,
             begin=progress.begin,
             watch=progress.event,
+            redo_stale=lambda stale: _redo(stale) if redo_stale is None else redo_stale,
         )
     _print_board(console, summary.suite, results)
     return _close(console, summary)
 
 
+def _redo(stale: Sequence[CellState]) -> bool:
+    """Ask whether cells of an earlier version are run again; without a terminal they are not."""
+    if not (sys.stdin.isatty() and sys.stdout.isatty()):
+        return False
+    what = "1 cell was" if len(stale) == 1 else f"{len(stale)} cells were"
+    for reason in dict.fromkeys(item.reason for item in stale):
+        click.echo(f"stale: {visible(reason)}")
+    return click.confirm(f"{what} made with an earlier version. Run {'it' if len(stale) == 1 else 'them'} again?", True)
+
+
 def _close(console: Console, summary: Any) -> int:
-    counts = {state: summary.count(state) for state in ("done", "failed", "skipped")}
+    counts = {state: summary.count(state) for state in ("done", "failed", "skipped", "stale")}
     console.print(
         f"{counts['done']} of {len(summary.cells)} cells done ({summary.ran} run now), "
-        f"{counts['failed']} failed, {counts['skipped']} skipped."
+        f"{counts['failed']} failed, {counts['skipped']} skipped"
+        + (f", {counts['stale']} stale." if counts["stale"] else ".")
         + (" The time was up: the same command goes on from the checkpoints." if summary.count("missing") else "")
     )
+    names: dict[str, Callable[[Any], str]] = {
+        "failed": str,
+        "skipped": lambda cell: cell.task.name,
+        "stale": lambda cell: f"{cell.task.name}/{cell.label}",
+    }
     reasons = dict.fromkeys(
-        (item.cell.task.name if item.state == "skipped" else str(item.cell), item.state, item.reason)
-        for item in summary.cells
-        if item.state in ("failed", "skipped")
+        (names[item.state](item.cell), item.state, item.reason) for item in summary.cells if item.state in names
     )
     for what, state, reason in reasons:
-        console.print(f"  {what}: {state}: {reason}", markup=False, soft_wrap=True)
+        console.print(f"  {what}: {state}: {visible(reason)}", markup=False, soft_wrap=True)
+    if counts["stale"]:
+        console.print("Stale records stay as they are; the same command with --redo-stale runs their cells again.")
     _print_broken(summary.broken)
     _print_pages(summary.pages)
     return COMPLETE if counts["done"] == len(summary.cells) and not summary.broken else FAILED
@@ -361,7 +391,7 @@ def _close(console: Console, summary: Any) -> int:
 
 def _print_broken(plugins: Mapping[str, str]) -> None:
     for what, reason in plugins.items():
-        click.echo(f"  {what}: broken: {reason}")
+        click.echo(f"  {what}: broken: {visible(reason)}")
 
 
 @cli.command()
@@ -369,7 +399,7 @@ def _print_broken(plugins: Mapping[str, str]) -> None:
 @_results
 @_data_dir
 def status(results: Path, data_dir: Path | None, **chosen: Any) -> int:
-    """Say what is done, missing, failed or skipped."""
+    """Say what is done, missing, failed, skipped or stale (made with an earlier version)."""
     from fedbench import verbs
 
     selection = _select(**chosen)
@@ -674,9 +704,277 @@ def merge(folders: tuple[Path, ...], into: Path, leave_damaged: bool) -> int:
     click.echo(f"{found.records} records{notes}, {found.same} of them found more than once and the same; "
                f"plans: {', '.join(found.plans) or 'none'}.")  # fmt: skip
     for reason in found.left_out:
-        click.echo(f"  left out: {reason}")
+        click.echo(f"  left out: {visible(reason)}")
     click.echo(f"wrote {found.into}")
     return FAILED if found.left_out else COMPLETE
+
+
+# --- submissions ------------------------------------------------------------------------------------------------------
+
+
+_archive = click.argument("archive", type=click.Path(path_type=Path))
+_board = click.option(
+    "--to", "board", required=True, type=click.Path(path_type=Path), help="Results folder of the board."
+)
+_by = click.option("--by", default="", help="Who decides; the user's name if not given.")
+
+
+@cli.group()
+def submit() -> None:
+    """Send in results of your own method, or decide on somebody's.
+
+    \b
+    fedbench submit pack METHOD --suite quick     your records as one archive
+    fedbench submit check ARCHIVE                 is it sound? nothing of it is run
+    fedbench submit add ARCHIVE --to FOLDER       join it to a board
+
+    What each state means, and how to run a stranger's method: docs/submit.md.
+    """  # noqa: D301 - as above
+
+
+@submit.command("pack")
+@click.argument("method")
+@click.option("--suite", default="quick", show_default=True, help="Name of the suite that was run.")
+@click.option("--row", "rows", multiple=True, metavar="LABEL", help="Only this setting; all if not given.")
+@click.option("--notes", type=click.Path(path_type=Path), help="A text file for whoever decides.")
+@click.option("--licence", help="Of the package; from its metadata if not given.")
+@click.option("--url", help="Where its source is; from its metadata if not given.")
+@click.option("--author", "authors", multiple=True, help="From its metadata if not given; may be repeated.")
+@click.option("--contact", help="How to reach you, if you want that to be public.")
+@click.option("--archive", "path", type=click.Path(path_type=Path), help="NAME-VERSION.fedbench.zip if not given.")
+@_results
+def submit_pack(method: str, suite: str, results: Path, notes: Path | None, **about: Any) -> None:
+    """Pack a method's records into one archive, checked as it will be checked."""
+    from fedbench import verbs
+
+    try:
+        text = "" if notes is None else notes.read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        raise click.UsageError(f"--notes {notes}: it is no text in UTF-8.") from None
+    packed = verbs.submit_pack(method, suite, results, notes=text, **about)
+    of = packed.checked.submission
+    click.echo(f"{packed.cells} cells, {packed.size:,} bytes: {', '.join(packed.rows)} on {suite}")
+    click.echo(f"as {of.provider}, {of.licence}, by {', '.join(of.authors)}; {len(of.environment)} installed packages "
+               "are named in it" if of else "")  # fmt: skip
+    click.echo(f"wrote {packed.path}, SHA-256 {packed.checked.sha256}")
+    click.echo("next: add it to a fork of the board's repository under submissions/, and open a pull request")
+
+
+@submit.command("check")
+@_archive
+@click.option("--to", "board", type=click.Path(path_type=Path), help="Check the rules of the board here as well.")
+@click.option("--keep", type=click.Path(path_type=Path), help="Leave the checked records in this new folder.")
+@click.option("--json", "as_json", is_flag=True, help="Print it for programs.")
+def submit_check(archive: Path, board: Path | None, keep: Path | None, as_json: bool) -> int:
+    """Say whether an archive is sound; nothing of it is run, and nothing is written.
+
+    Exit status: 0 sound, 1 something was found.
+    """
+    from fedbench import verbs
+
+    checked = verbs.submit_check(archive, board, keep)
+    _print_checked(checked, as_json)
+    if checked.good and keep is not None and not as_json:
+        click.echo(f"wrote {keep}")
+    return COMPLETE if checked.good else FAILED
+
+
+@submit.command("add")
+@_archive
+@_board
+@click.option("--verified", is_flag=True, help="Its cells were trained again here; needs --rerun-report.")
+@click.option("--rerun-report", "rerun", type=click.Path(path_type=Path), metavar="FILE",
+              help="What `fedbench verify --rerun N --json` printed for its records.")  # fmt: skip
+@click.option("--reason", default="", help="What stands in the log; what was done if not given.")
+@_by
+def submit_add(archive: Path, board: Path, verified: bool, rerun: Path | None, reason: str, by: str) -> int:
+    """Check an archive and join it to a board, self-reported or --verified.
+
+    Exit status: 0 added, 1 something was found and nothing was changed.
+    """
+    from fedbench import verbs
+
+    if verified != (rerun is not None):
+        raise click.UsageError("--verified and --rerun-report go together: the report is what verifies.")
+    added = verbs.submit_add(archive, board, rerun=rerun, reason=reason, by=by)
+    _print_checked(added.checked, False)
+    if not added.checked.good:
+        return FAILED
+    _print_decisions(added.decisions)
+    suite = added.checked.submission.suite if added.checked.submission else ""
+    click.echo(f"next: fedbench report --suite {suite} --out {board}")
+    return COMPLETE
+
+
+@submit.command("refuse")
+@_archive
+@_board
+@click.option("--reason", required=True, help="What stands in the log.")
+@_by
+def submit_refuse(archive: Path, board: Path, reason: str, by: str) -> None:
+    """Write down that a sound archive was refused; it cannot be added any more."""
+    from fedbench import verbs
+
+    _print_decisions([verbs.submit_refuse(archive, board, reason=reason, by=by)])
+
+
+@submit.command("withdraw")
+@click.argument("name")
+@_board
+@click.option("--reason", required=True, help="Shown on the board.")
+@click.option("--suite", help="From this suite's board alone.")
+@_by
+def submit_withdraw(name: str, board: Path, reason: str, suite: str | None, by: str) -> None:
+    """Take a method's values off a board; its line stays, and its name stays taken."""
+    from fedbench import verbs
+
+    _print_decisions(verbs.submit_withdraw(name, board, reason=reason, suite=suite, by=by))
+
+
+@submit.command("log")
+@_board
+@click.option("--since", type=click.Path(path_type=Path), metavar="FILE",
+              help="Show what was decided since this earlier log, which must be its beginning.")  # fmt: skip
+def submit_log(board: Path, since: Path | None) -> None:
+    """Show where each submission stands, and every decision."""
+    from fedbench import verbs
+    from fedbench.characters import shown
+
+    items, log = verbs.submit_log(board, since)
+    _table(
+        [
+            {
+                "method": item.added.method,
+                "suite": item.added.suite,
+                "provider": f"{item.added.distribution} {item.added.version}",
+                "state": item.state,
+                "reason": shown(item.reason, 200),
+            }
+            for item in items
+        ]
+    )
+    click.echo("")
+    _print_decisions(log)
+
+
+def _print_checked(checked: Checked, as_json: bool) -> None:
+    from fedbench.characters import shown
+
+    if as_json:
+        import json
+
+        click.echo(json.dumps(checked.as_json(), indent=1))
+        return
+    for check in checked.checks:
+        said = f": {shown(check.evidence, 400)}" if check.evidence else ""
+        click.echo(f"{check.number:2} {'FOUND' if check.findings else 'ok   '}  {shown(check.title)}{said}")
+        for finding in check.findings:
+            click.echo(f"            {shown(finding.what, 400)}")
+            click.echo(f"            mend: {shown(finding.mend, 400)}")
+    if (of := checked.submission) is not None:
+        click.echo(f"\n{of.method}: {of.provider} ({of.entry_point}), {shown(of.licence)}, {of.url}")
+        click.echo(f"by {', '.join(map(shown, of.authors))}{f', {shown(of.contact)}' if of.contact else ''}")
+        for line in of.notes.splitlines():
+            click.echo(f"  | {shown(line, 400)}")
+    found = len(checked.findings)
+    click.echo("sound." if checked.good else f"not sound: {found} {'finding' if found == 1 else 'findings'}.")
+
+
+def _print_decisions(decisions: Sequence[Decision]) -> None:
+    from fedbench.characters import shown
+
+    for of in decisions:
+        click.echo(
+            f"{of.at}  {of.action:11}  {of.method} of {of.distribution} {of.version} on {of.suite}, "
+            f"archive {of.archive[:12]}, by {shown(of.by)}: {shown(of.reason, 200)}"
+        )
+
+
+@cli.command()
+@click.argument("path", type=click.Path(path_type=Path), metavar="RESULTS|RECORD")
+@click.option("--rerun", type=click.IntRange(min=1), metavar="N", help="Train N records again: runs their methods.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Which records are drawn.")
+@click.option("--yes", is_flag=True, help="Agree to run the methods, without being asked.")
+@click.option("--json", "as_json", is_flag=True, help="Print all findings as JSON.")
+@click.option("--jobs", type=int, help="Workers at a time, of a re-run; as many as cores if not given.")
+@click.option("--device", default="cpu", show_default=True, metavar="cpu|cuda|mps", help="Where a re-run computes.")
+@_data_dir
+def verify(path: Path, rerun: int | None, yes: bool, as_json: bool, **chosen: Any) -> int:
+    """Check every number of a results folder, or of one record.
+
+    Numbered checks say what they found and how to mend it. Nothing is changed,
+    and no method runs but with --rerun: see docs/verify.md.
+    """
+    import json
+
+    from fedbench import verbs
+
+    report = verbs.verify(path, rerun=rerun or 0, agree=lambda drawn: yes or _agreed(drawn), **chosen)
+    if as_json:
+        click.echo(json.dumps(report.plain(), indent=1))
+    else:
+        _print_report(report)
+    return COMPLETE if report.passed else FAILED
+
+
+def _agreed(drawn: Drawn) -> bool:
+    """Say whose code a re-run executes, and ask; without a terminal nobody can agree."""
+    for method, origin in drawn.methods.items():
+        click.echo(f"  {method}, from {origin}", err=True)
+    cells = "1 cell" if len(drawn.entries) == 1 else f"{len(drawn.entries)} cells"
+    click.echo(f"Training {cells} again runs the code of these methods on this machine, as you. If you do not trust "
+               "it, run it in a container without network: docs/verify.md.", err=True)  # fmt: skip
+    return sys.stdin.isatty() and click.confirm("Run it?", err=True)
+
+
+def _print_report(report: Report) -> None:
+    """Print what failed first, with evidence and mend, and then a line for each check."""
+    from fedbench.leaderboard.text import printable
+
+    for result in report.results:
+        failed = result.of("failed")
+        if failed:
+            _say([f"{result.number} {result.name} failed: {result.title}: not so in {len(failed)} "
+                  f"of {len(result.findings)}"])  # fmt: skip
+        for finding in failed[:_TOLD]:
+            _say([f"  {printable(finding.where)}: {finding.evidence}", f"    mend: {finding.mend}"])
+        if len(failed) > _TOLD:
+            _say([f"  and {len(failed) - _TOLD} more; --json has them all"])
+        if failed:
+            click.echo("")
+    _table(
+        [
+            {
+                "": f"{result.number:>2} {result.name}",
+                "state": result.state if result.state != "not applicable" else "n/a",
+                "found": _found(result),
+            }
+            for result in report.results
+        ]
+    )
+    click.echo("")
+    bad = [f"{result.number} ({result.name})" for result in report.results if result.state == "failed"]
+    _say([f"{report.records} {'record' if report.records == 1 else 'records'}: "
+          + (f"failed: {', '.join(bad)}" if bad else "all checks passed")])  # fmt: skip
+
+
+_TOLD = 5  # findings of one check that are printed
+
+
+def _found(result: Result) -> str:
+    """Return what a check found: in each place where these are few, else how often, and why it was not made."""
+    findings = result.findings
+    if len(findings) == 1:
+        return "see above" if result.state == "failed" else findings[0].evidence
+    passed, failed, without = (result.of(state) for state in ("passed", "failed", "not applicable"))
+    if len(findings) <= 2 * _TOLD and not any(item.where.count("/") == 3 for item in findings):
+        counts = [f"{len(failed)} of {len(findings)} failed"] if failed else []
+        return "; ".join([*counts, *(f"{item.where}: {item.evidence}" for item in (*passed, *without))])
+    counts = [f"{len(failed)} failed"] if failed else []
+    counts += [f"{len(passed)} of {len(findings)} passed"]
+    reasons = list(dict.fromkeys(finding.evidence for finding in without))
+    told = [f"{sum(item.evidence == reason for item in without)} n/a: {reason}" for reason in reasons]
+    return "; ".join([result.title, ", ".join(counts), *told[:_TOLD]])
 
 
 # --- data -------------------------------------------------------------------------------------------------------------
@@ -746,16 +1044,16 @@ class _Lines:
 
     def event(self, event: Event) -> None:
         self.note(event)
-        if event.state != "running":
+        if event.state != "running" or event.reason:
             self.console.print(self.line(event), markup=False, soft_wrap=True)
 
     def note(self, event: Event) -> None:
-        share = 1 - event.round / event.rounds if event.state == "running" and event.rounds else 0.0
+        share = 0.0 if event.is_last else 1 - event.round / (event.rounds or 1)
         self.left[event.cell] = self.costs[event.cell] * share
-        self.finished += event.state != "running"
+        self.finished += event.is_last
 
     def line(self, event: Event) -> str:
-        detail = event.reason or (f"digest {event.digest[:12]}" if event.digest else "as the time was up")
+        detail = visible(event.reason) or (f"digest {event.digest[:12]}" if event.digest else "as the time was up")
         return f"[{self.finished}/{len(self.costs)}] {event.cell} {event.state}, {detail}{self.remaining()}"
 
     def remaining(self) -> str:
@@ -795,10 +1093,12 @@ class _Live(_Lines):
                 self.rows[event.cell] = self.bars.add_task(str(event.cell), total=event.rounds, detail="")
             detail = f"round {event.round}/{event.rounds}"
             self.bars.update(self.rows[event.cell], completed=event.round, detail=detail)
+            if event.reason:
+                self.bars.console.print(self.line(event), markup=False, soft_wrap=True)
         else:
             if event.cell in self.rows:
                 self.bars.remove_task(self.rows.pop(event.cell))
-            if event.state == "failed":
+            if event.state in ("failed", "waiting"):
                 self.bars.console.print(self.line(event), markup=False, soft_wrap=True)
         done = sum(self.costs.values()) - sum(self.left.values())
         detail = f"{self.finished}/{len(self.costs)}{self.remaining()}"

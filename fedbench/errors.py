@@ -38,6 +38,18 @@ class PluginError(FedBenchError):
     """An installed plug-in cannot be imported, clashes with another, or is of the wrong type."""
 
 
+def of_machine(error: BaseException) -> bool:
+    """Say whether an error is for want of the machine (data, disk, memory) and no fault of what was run there.
+
+    Torch has an error of its own for a GPU's memory, and none for the processor's.
+    """
+    return (
+        isinstance(error, OSError | MemoryError | DataError)
+        or type(error).__name__ == "OutOfMemoryError"
+        or (type(error) is RuntimeError and "can't allocate memory" in str(error))
+    )
+
+
 def unknown(what: str, name: str, known: Iterable[str]) -> SpecError:
     """Return the error for a name that is not known, with the nearest known ones.
 

@@ -2,8 +2,12 @@
 
 A worker process computes on one thread and runs one group of cells at a time: a single cell on a CPU, the seeds of one
 task and method on a GPU, where they are trained together. Workers are spawned, not forked, so they are safe under any
-parent. The parent prepares each data set once, as files that all workers map, and learns of progress through pipes; a
-worker that dies leaves failed cells behind and is replaced. `fedbench.cluster` runs the same cells on many machines.
+parent. The parent prepares each data set once, as files that all workers map, and learns of progress through pipes. A
+worker that dies is replaced, and the cells that it left are tried once more, each alone, from their checkpoints.
+
+Whoever computes a cell holds its lock meanwhile, so several runs on one results folder share the work: a cell that
+another run holds is put off, and taken as done or taken over when it is free. `fedbench.cluster` runs the same cells on
+many machines.
 """
 
 from __future__ import annotations
@@ -18,7 +22,9 @@ import tempfile
 import threading
 import time
 import traceback
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -28,10 +34,11 @@ from pathlib import Path
 from typing import Any
 
 from fedbench.cell import Cell
-from fedbench.errors import DataError, FedBenchError
-from fedbench.records import write_failure
+from fedbench.errors import DataError, FedBenchError, RecordError, of_machine
+from fedbench.locks import BusyError, LockError, held, locked
+from fedbench.records import NewerSchemaError, Record, write_failure
 from fedbench.resident import load_data, mapped, store
-from fedbench.schema import Failure
+from fedbench.schema import MANIFEST, Failure
 from fedbench.task import Data, Dataset
 
 _spawn = multiprocessing.get_context("spawn")
@@ -40,6 +47,9 @@ Group = tuple[Cell, ...]
 """Cells that one worker runs together; they differ by seed alone."""
 
 Tell = Callable[[Cell, dict[str, Any]], None]
+
+POLL = 1.0
+"""Seconds between two looks at cells that another run holds."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +60,7 @@ class Options:
     data_dir: Path | None = None
     keep_weights: bool = False
     checkpoint_seconds: float = 20.0
+    checkpoint_rounds: int = 25
     device: str = "cpu"
     stop_at: float = math.inf
 
@@ -62,12 +73,13 @@ class Event:
     ----------
     cell : Cell
         Which cell.
-    state : {"running", "done", "failed", "stopped"}
-        Where it is now; ``stopped``: the time was up, it goes on from its checkpoint another time.
+    state : {"running", "waiting", "done", "failed", "stopped"}
+        Where it is now; ``waiting``: it is put off, as another run holds it or its worker died; ``stopped``: the time
+        was up, it goes on from its checkpoint another time.
     round, rounds : int
         Rounds done, and all.
     reason : str
-        Why it failed.
+        Why it failed or waits; of a running cell, from whom it was taken over.
     digest : str
         Digest of its record, once done.
     machine : bool
@@ -85,7 +97,7 @@ class Event:
     @property
     def is_last(self) -> bool:
         """Whether nothing more will happen to the cell in this run."""
-        return self.state != "running"
+        return self.state not in ("running", "waiting")
 
 
 def grouped(cells: Sequence[Cell], device: str) -> list[Group]:
@@ -138,22 +150,36 @@ def run_group(
                 tell(cell, {"state": "running", "round": done, "rounds": rounds})
 
         try:
-            record = run_cell(
-                cell,
-                options.results,
-                dataset=dataset,
-                device=options.device,
-                trainer=trainer,
-                keep_weights=options.keep_weights,
-                checkpoint_seconds=options.checkpoint_seconds,
-                stop_at=options.stop_at,
-                watch=watch,
-                saved=saved,
-            )
+            with locked(lock_of(cell, options.results)) as dead:
+                if dead is not None:
+                    reason = f"taken over from {dead}, which died; it had begun {dead.age} ago"
+                    tell(cell, {"state": "running", "reason": reason, "rounds": cell.task.protocol.rounds})
+                _clear_up(cell, options.results)
+                if digest := done(cell, options.results):  # another run was faster
+                    tell(cell, {"state": "done", "digest": digest})
+                    return
+                try:
+                    record = run_cell(
+                        cell,
+                        options.results,
+                        dataset=dataset,
+                        device=options.device,
+                        trainer=trainer,
+                        keep_weights=options.keep_weights,
+                        checkpoint_seconds=options.checkpoint_seconds,
+                        checkpoint_rounds=options.checkpoint_rounds,
+                        stop_at=options.stop_at,
+                        watch=watch,
+                        saved=saved,
+                    )
+                except Exception as error:
+                    tell(cell, failed(cell, options.results, error))  # with the lock: nobody else's note or record
+                else:
+                    tell(cell, {"state": "done", "digest": record.digest} if record else {"state": "stopped"})
+        except BusyError as busy:
+            tell(cell, {"state": "waiting", "reason": str(busy)})
         except Exception as error:
             tell(cell, failed(cell, options.results, error))
-        else:
-            tell(cell, {"state": "done", "digest": record.digest} if record else {"state": "stopped"})
 
     with one_thread():  # around all cells, as those of a group do not end in the order in which they begin
         trainer.each([lambda cell=cell: attempt(cell) for cell in group])  # type: ignore[misc]
@@ -161,16 +187,26 @@ def run_group(
 
 def run_serially(cells: Sequence[Cell], options: Options) -> Iterator[Event]:
     """Run cells one group after the other in this process, for debuggers and profilers."""
-    for group in grouped(cells, options.device):
-        events: list[Event] = []
+    queue = _Queue(cells, options)
+    while not queue.is_empty:
+        group, events = queue.next()
+        yield from events
+        if not group:
+            time.sleep(POLL)
+            continue
         yield from (Event(cell, "running", rounds=cell.task.protocol.rounds) for cell in group)
         try:
             dataset = load_data(group[0].task.data, options.data_dir)
         except FedBenchError as error:
             yield from (Event(cell, **failed(cell, options.results, error)) for cell in group)
             continue
-        run_group(group, dataset, options, lambda cell, values, seen=events: seen.append(Event(cell, **values)))  # type: ignore[misc]
-        yield from (event for event in events if event.is_last)
+        told: list[Event] = []
+        run_group(group, dataset, options, lambda cell, values, told=told: told.append(Event(cell, **values)))  # type: ignore[misc]
+        for event in told:
+            if event.state == "waiting":
+                queue.put_off(event.cell)
+            elif event.is_last or event.reason:
+                yield event
 
 
 def run_cells(cells: Sequence[Cell], options: Options, jobs: int) -> Iterator[Event]:
@@ -187,19 +223,24 @@ def run_cells(cells: Sequence[Cell], options: Options, jobs: int) -> Iterator[Ev
     jobs : int, >= 1
         Worker processes.
     """
-    waiting = list(reversed(grouped(cells, options.device)))
-    workers = [_Worker(options) for _ in range(min(jobs, len(waiting)))]
+    queue = _Queue(cells, options)
+    workers = [_Worker(options, queue) for _ in range(min(jobs, len(queue)))]
     resident = _Resident(options.data_dir)
     try:
         while True:
             for worker in workers:
-                while worker.is_free and waiting:
-                    yield from worker.start(waiting.pop(), resident)
+                while worker.is_free:
+                    group, events = queue.next()
+                    yield from events
+                    if not group:
+                        break
+                    yield from worker.start(group, resident)
             busy = [worker for worker in workers if not worker.is_free]
-            if not busy:
+            if not busy and queue.is_empty:
                 return
-            resident.keep(group[0].task.data for group in (*waiting[-1:], *(worker.group for worker in busy)))
-            ready = wait([worker.pipe for worker in busy])
+            resident.keep(group[0].task.data for group in (*queue.ahead, *(worker.group for worker in busy)))
+            idle = len(busy) < len(workers) and not queue.is_empty
+            ready = wait([worker.pipe for worker in busy], timeout=POLL if idle else None)
             for worker in busy:
                 if worker.pipe in ready:
                     yield from worker.receive()
@@ -209,6 +250,138 @@ def run_cells(cells: Sequence[Cell], options: Options, jobs: int) -> Iterator[Ev
             worker.stop()
         resident.keep(())
         _handle_interrupts(before)
+
+
+class _Queue:
+    """What is still to be started: first all groups in their order, then the cells that were put off.
+
+    Those are cells that another run held, looked at again about once a second, and cells whose worker died.
+    """
+
+    def __init__(self, cells: Sequence[Cell], options: Options) -> None:
+        self.options = options
+        self._groups = deque(grouped(cells, options.device))
+        self._held: dict[Cell, str] = {}  # and what was told of who holds it
+        self._tried: set[Cell] = set()  # cells whose worker died
+        self._looked = -math.inf
+
+    def __len__(self) -> int:
+        return len(self._groups) + len(self._held)
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing is left to be started."""
+        return not len(self)
+
+    @property
+    def ahead(self) -> Sequence[Group]:
+        """The group that comes next, if that is known."""
+        return [self._groups[0]] if self._groups else []
+
+    def put_off(self, cell: Cell) -> None:
+        """Try a cell again when it is free."""
+        self._held[cell] = ""
+
+    def again(self, cell: Cell, reason: str) -> Iterator[Event]:
+        """Try a cell whose worker died once more, alone and after all others; the second time it has failed.
+
+        Alone, so that what takes its worker down takes no other cell along.
+        """
+        if cell not in self._tried:
+            self._tried.add(cell)
+            self._groups.append((cell,))
+            yield Event(cell, "waiting", reason=f"{reason}; it is tried once more, from its checkpoint")
+            return
+        results, reason = self.options.results, f"{reason}, and that twice"
+        try:
+            with locked(lock_of(cell, results)):
+                _note(cell, results, reason, "")
+        except BusyError:  # another run has taken it over
+            self.put_off(cell)
+            return
+        except (LockError, OSError):
+            pass  # no note then; the reason is told all the same
+        yield Event(cell, "failed", reason=reason, machine=True)
+
+    def next(self) -> tuple[Group, list[Event]]:
+        """Return what is to be started now, if anything is, and what happened to cells that are waited for."""
+        events: list[Event] = []
+        if not self._groups and time.monotonic() - self._looked >= POLL:
+            events += self._look()
+            self._looked = time.monotonic()
+        while self._groups:
+            group: Group = ()
+            for cell in self._groups.popleft():
+                made = list(self._made(cell))
+                events += made
+                group += () if made else (cell,)
+            if group:
+                return group, events
+        return (), events
+
+    def _look(self) -> Iterator[Event]:
+        """Look who still holds what was put off, and queue what nobody does."""
+        for cell, told in list(self._held.items()):
+            if time.time() >= self.options.stop_at:
+                del self._held[cell]
+                yield Event(cell, "stopped")
+            elif who := held(lock_of(cell, self.options.results)):
+                if not told:
+                    self._held[cell] = who
+                    yield Event(cell, "waiting", reason=who)
+            else:
+                del self._held[cell]
+                self._groups.append((cell,))
+
+    def _made(self, cell: Cell) -> Iterator[Event]:
+        """Yield the end of a cell that has a record: another run made it, or a worker that died right afterwards."""
+        if digest := done(cell, self.options.results):
+            clear_up(cell, self.options.results)
+            yield Event(cell, "done", digest=digest)
+
+
+# --- what stands in a results folder --------------------------------------------------------------------------------
+
+
+def lock_of(cell: Cell, results: Path) -> Path:
+    """Return the lock of a cell, which whoever computes it holds."""
+    folder = cell.folder(results)
+    return folder.with_name(f".{folder.name}.lock")
+
+
+def done(cell: Cell, results: Path) -> str:
+    """Return the digest of a cell's record, or nothing where there is none that is whole."""
+    folder = cell.folder(results)
+    if not (folder / MANIFEST).is_file():
+        return ""
+    try:
+        return Record.open(folder).digest
+    except NewerSchemaError:
+        raise
+    except RecordError:
+        return ""
+
+
+def clear_up(cell: Cell, results: Path) -> None:
+    """Delete what a run that was killed at the very end left beside a whole record: its checkpoint, its lock."""
+    lock = lock_of(cell, results)
+    if lock.exists() or checkpoint_of(cell, results).exists():
+        with suppress(BusyError), locked(lock):
+            _clear_up(cell, results)
+
+
+def checkpoint_of(cell: Cell, results: Path) -> Path:
+    """Return where the checkpoint of a cell stands."""
+    return cell.folder(results).with_name(f"seed-{cell.seed}.partial")  # as in fedbench.simulation, which needs torch
+
+
+def _clear_up(cell: Cell, results: Path) -> None:
+    """Delete what a killed run left of a cell whose lock is held: half a record, a checkpoint beside a whole one."""
+    folder, checkpoint = cell.folder(results), checkpoint_of(cell, results)
+    for staging in folder.parent.glob(f".{folder.name}-*"):
+        shutil.rmtree(staging, ignore_errors=True)
+    if checkpoint.is_dir() and done(cell, results):
+        shutil.rmtree(checkpoint, ignore_errors=True)
 
 
 class _Resident:
@@ -262,8 +435,8 @@ def _handle_interrupts(handler: Any) -> None:
 class _Worker:
     """A worker process as the parent sees it."""
 
-    def __init__(self, options: Options) -> None:
-        self.options = options
+    def __init__(self, options: Options, queue: _Queue) -> None:
+        self.options, self.queue = options, queue
         self.group: Group = ()
         self.left: set[Cell] = set()
         self._launch()
@@ -288,25 +461,31 @@ class _Worker:
         self.group, self.left = group, set(group)
         if not self.process.is_alive():
             self._launch()
-        self.pipe.send((group, folder))
+        with suppress(OSError):  # it died just now, as `receive` will see
+            self.pipe.send((group, folder))
 
     def receive(self) -> Iterator[Event]:
-        cells: Group
         try:
             index, values = self.pipe.recv()
-            cells = (self.group[index],)
-        except (EOFError, ConnectionError):
-            self.process.join(5)
-            values = {"state": "failed", "reason": _death(self.process.exitcode), "machine": True}
-            cells = tuple(cell for cell in self.group if cell in self.left)
-            for cell in cells:
-                _note(cell, self.options.results, values["reason"], "")
-            self._launch()
-        for cell in cells:
-            event = Event(cell, **values)
-            if event.is_last:
-                self.left.discard(cell)
+        except (EOFError, OSError):
+            yield from self._died()
+            return
+        event = Event(self.group[index], **values)
+        if event.state == "waiting":
+            self.queue.put_off(event.cell)
+        else:
             yield event
+        if event.state != "running":
+            self.left.discard(event.cell)
+
+    def _died(self) -> Iterator[Event]:
+        """Queue what the worker left once more, or give it up if that was done before."""
+        self.process.join(5)
+        reason = _death(self.process.exitcode)
+        for cell in [cell for cell in self.group if cell in self.left]:
+            yield from self.queue.again(cell, reason)
+        self.left.clear()
+        self._launch()
 
     def stop(self) -> None:
         self.pipe.close()
@@ -320,7 +499,7 @@ class _Worker:
 def _death(code: int | None) -> str:
     if code is not None and code < 0:
         name = signal.Signals(-code).name
-        hint = "; it may have run out of memory, try fewer --jobs" if name == "SIGKILL" else ""
+        hint = " (it may have run out of memory, try fewer --jobs)" if name == "SIGKILL" else ""
         return f"the worker process was ended by {name}{hint}"
     return f"the worker process exited with status {code}"
 
@@ -352,7 +531,7 @@ def failed(cell: Cell, results: Path, error: Exception) -> dict[str, Any]:
     """Leave a note of a failure in place of the record, and return what to tell of it."""
     reason = _reason(error, results)
     _note(cell, results, reason, "".join(traceback.format_exception(error)))
-    return {"state": "failed", "reason": reason, "machine": isinstance(error, OSError | MemoryError | DataError)}
+    return {"state": "failed", "reason": reason, "machine": of_machine(error) or isinstance(error, LockError)}
 
 
 def _reason(error: Exception, results: Path) -> str:

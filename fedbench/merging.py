@@ -16,6 +16,7 @@ from pathlib import Path
 from fedbench.errors import RecordError, SpecError
 from fedbench.records import NewerSchemaError, Record, read_failure, read_plan, write_atomic
 from fedbench.schema import FAILURE, MANIFEST, Plan, PlannedCell
+from fedbench.submissions import decisions
 
 PLANS = "plans"
 _SEED = re.compile(r"seed-\d+")
@@ -71,7 +72,8 @@ def merge(folders: Sequence[Path], into: Path, *, leave_damaged: bool = False) -
     SpecError
         A folder is no results folder or named twice, or the new one is in the way of something.
     RecordError
-        A cell has two digests, a record is damaged or of a newer schema, or two plans of a suite contradict each other.
+        A cell has two digests, a record is damaged or of a newer schema, two plans of a suite contradict each other, or
+        two folders have decisions about submissions.
         Nothing was changed, here or there.
     """
     _check_folders(folders, into)
@@ -84,6 +86,12 @@ def merge(folders: Sequence[Path], into: Path, *, leave_damaged: bool = False) -
         )
     failures = {place: folder for place, folder in _failures(folders).items() if place not in found}
     plans = _plans(folders)
+    decided = [folder for folder in folders if (folder / decisions.LOG).is_file()]
+    if len(decided) > 1:
+        raise RecordError(
+            f"merge: {decided[0]} and {decided[1]} both have decisions about submissions, and two logs cannot be "
+            "joined; nothing was. Add the archives of the one to the other with `fedbench submit add`."
+        )
     parent = into.absolute().parent
     parent.mkdir(parents=True, exist_ok=True)
     staging = Path(tempfile.mkdtemp(prefix=f".{into.name}-", dir=parent))
@@ -93,6 +101,9 @@ def merge(folders: Sequence[Path], into: Path, *, leave_damaged: bool = False) -
         for place, folder in failures.items():
             (staging / place).mkdir(parents=True)
             shutil.copyfile(folder / place / FAILURE, staging / place / FAILURE)
+        for folder in decided:  # or what was submitted would come out as the owner's own
+            decisions.read(folder)
+            shutil.copytree(folder / decisions.FOLDER, staging / decisions.FOLDER)
         for name, plan in plans.items():
             write_atomic(staging / PLANS / f"{name}.json", plan.model_dump_json(indent=1) + "\n")
         staging.chmod(0o755)
@@ -231,9 +242,9 @@ def _plans(folders: Iterable[Path]) -> dict[str, Plan]:
 
 
 def _joined(first: PlannedCell, second: PlannedCell) -> PlannedCell:
-    """Return a planned cell with what either knows of its tuning; skipped only if it was on both sides."""
-    skipped = first.skipped if second.skipped else None
-    return first.model_copy(update={"skipped": skipped, "tuning": first.tuning or second.tuning})
+    """Return a planned cell with what either knows of its tuning and versions; skipped only if it was on both sides."""
+    known = {"tuning": first.tuning or second.tuning, "versions": first.versions or second.versions}
+    return first.model_copy(update={"skipped": first.skipped if second.skipped else None, **known})
 
 
 def _listed(lines: Sequence[str]) -> str:

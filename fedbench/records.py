@@ -6,6 +6,7 @@ round and client), ``predictions.npz`` (see `ARRAYS`) and ``manifest.json``, whi
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import io
 import json
@@ -25,6 +26,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import BaseModel, ValidationError
 
+from fedbench import reading, upgrades
 from fedbench.errors import RecordError
 from fedbench.outcome import Outcome
 from fedbench.schema import (
@@ -40,8 +42,10 @@ from fedbench.schema import (
     Failure,
     Manifest,
     Plan,
+    PlannedCell,
     RunInfo,
     identity_hash,
+    versions_of,
 )
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -73,7 +77,25 @@ ARRAYS = {
 }
 """The arrays of ``predictions.npz``; those of a model that the method does not have are absent."""
 
-_TIMED = "seconds"  # columns and keys of this beginning are no part of the digest
+LAYOUTS = {name: reading.Layout.of(description) for name, description in ARRAYS.items()}
+"""The dtype and the axes of each of them, as said there."""
+
+ROUND_COLUMNS = {
+    "round": "int64", "lr": "float64", "sampled": "int64", "train_loss": "float64", "global_accuracy": "float64",
+    "validation_accuracy": "float64", "bytes_down": "int64", "bytes_up": "int64", "train_samples": "int64",
+    "forward_samples": "int64", "adapt_samples": "int64", "seconds_train": "float64", "seconds_evaluate": "float64",
+}  # fmt: skip
+"""Columns of ``rounds.parquet`` and their types."""
+CLIENT_COLUMNS = {
+    "round": "int64", "client": "int64", "weight": "float64", "train_loss": "float64", "global_accuracy": "float64",
+    "local_accuracy": "float64", "personal_accuracy": "float64", "bytes_down": "int64", "bytes_up": "int64",
+    "seconds_train": "float64",
+}  # fmt: skip
+"""Columns of ``clients.parquet`` and their types."""
+COLUMNS = {ROUNDS: ROUND_COLUMNS, CLIENTS: CLIENT_COLUMNS}
+
+_TIMED = "seconds"  # columns of this beginning are no part of the digest
+_UNDIGESTED = {"environment", "started", "seconds", "fedbench", "cards"}  # nor are these of `RunInfo`
 
 
 @dataclass(frozen=True)
@@ -88,14 +110,17 @@ class Record:
         ``run.json``.
     manifest : Manifest
         Hashes and digest.
+    most_values : int
+        Numbers and bits that are read of its arrays, and of each table; see `fedbench.reading`.
     """
 
     folder: Path
     info: RunInfo
     manifest: Manifest
+    most_values: int = reading.MOST_VALUES
 
     @classmethod
-    def open(cls, folder: str | Path) -> Record:
+    def open(cls, folder: str | Path, *, most_values: int = reading.MOST_VALUES) -> Record:
         """Read and check a record: schema and the hash of every file.
 
         Raises
@@ -109,15 +134,31 @@ class Record:
             if name not in manifest.files:
                 raise RecordError(f"{folder / MANIFEST} does not list {name}; run the cell again, it is replaced.")
         for name, expected in manifest.files.items():
-            path = folder / Path(name).name
+            path = folder / name
+            if name not in (*FILES, WEIGHTS):
+                raise RecordError(
+                    f"{folder / MANIFEST} lists {reading.shown(name)}, which is no file of a record; "
+                    "run the cell again, it is replaced."
+                )
             if not path.is_file():
                 raise RecordError(f"{path} is missing; run the cell again, it is replaced.")
-            if _sha256(path) != expected:
+            if reading.sha256(path) != expected:
                 raise RecordError(
                     f"{path} is not the file that {MANIFEST} was written for (SHA-256 differs); "
                     "run the cell again, it is replaced."
                 )
-        return cls(folder, _parse(RunInfo, folder / RUN), manifest)
+        return cls(folder, _parse(RunInfo, folder / RUN), manifest, most_values)
+
+    @classmethod
+    def unchecked(cls, folder: Path, *, most_values: int = reading.MOST_VALUES) -> Record:
+        """Read a record whatever the hashes of its files are: for `fedbench.verification`, which says what differs.
+
+        Raises
+        ------
+        RecordError
+            ``run.json`` or the manifest cannot be read.
+        """
+        return cls(folder, _parse(RunInfo, folder / RUN), _parse(Manifest, folder / MANIFEST), most_values)
 
     def verify(self) -> None:
         """Check that the digest is that of the files, and the hash that of the identity.
@@ -127,9 +168,9 @@ class Record:
         RecordError
             One of them is not: the record was changed after it was written.
         """
-        if content_digest(self.info, _columns(self.rounds), _columns(self.clients), self.arrays) != self.digest:
+        if self.recomputed_digest() != self.digest:
             raise RecordError(f"{self.folder}: the digest in {MANIFEST} is not that of the files.")
-        if identity_hash(self.info.identity) != self.info.hash:
+        if identity_hash(self.stored["identity"]) != self.stored["hash"]:
             raise RecordError(f"{self.folder}: the hash in {RUN} is not that of the identity in it.")
 
     @property
@@ -137,37 +178,68 @@ class Record:
         """Hash over the contents that depend on the cell alone, not on timing or machine."""
         return self.manifest.digest
 
+    def recomputed_digest(self) -> str:
+        """Return the digest that its files give; see `content_digest`.
+
+        Raises
+        ------
+        RecordError
+            A file cannot be read.
+        """
+        rounds, clients = _columns(self._stored_table(ROUNDS)), _columns(self._stored_table(CLIENTS))
+        return content_digest(self.stored, rounds, clients, self._stored_arrays)
+
+    @cached_property
+    def stored(self) -> dict[str, Any]:
+        """``run.json`` as it stands on disk, of whatever schema version: the digest is over this."""
+        return _json(self.folder / RUN, "run the cell again")[0]
+
     @cached_property
     def arrays(self) -> dict[str, Array]:
         """The arrays of ``predictions.npz``; see `ARRAYS`."""
-        try:
-            with (self.folder / PREDICTIONS).open("rb") as file, np.load(file, allow_pickle=False) as archive:
-                return {name: archive[name] for name in archive.files}
-        except (
-            ValueError,
-            EOFError,
-            AttributeError,
-            zipfile.BadZipFile,
-        ) as error:  # whoever wrote it hashed it as well
-            raise RecordError(f"{self.folder / PREDICTIONS} cannot be read ({error}); run the cell again.") from None
+        return upgrades.arrays(PREDICTIONS, self._stored_arrays, self.stored["schema_version"])
+
+    @cached_property
+    def _stored_arrays(self) -> dict[str, Array]:
+        return reading.arrays(self.folder / PREDICTIONS, LAYOUTS, self.most_values)
 
     @cached_property
     def rounds(self) -> pa.Table:
         """``rounds.parquet``: one row a round."""
-        return pq.read_table(self.folder / ROUNDS)
+        return upgrades.table(ROUNDS, self._stored_table(ROUNDS), self.stored["schema_version"])
 
     @cached_property
     def clients(self) -> pa.Table:
         """``clients.parquet``: one row a round and client."""
-        return pq.read_table(self.folder / CLIENTS)
+        return upgrades.table(CLIENTS, self._stored_table(CLIENTS), self.stored["schema_version"])
+
+    def _stored_table(self, name: str) -> pa.Table:
+        return reading.table(self.folder / name, COLUMNS[name], self.most_values)
 
     @cached_property
     def outcome(self) -> Outcome:
-        """What metrics read."""
+        """What metrics read.
+
+        Raises
+        ------
+        RecordError
+            A file cannot be read, or its arrays do not fit together.
+        """
+        try:
+            return self._outcome()
+        except RecordError:
+            raise
+        except Exception as error:  # arrays that do not fit together can fail anywhere in numpy
+            raise RecordError(
+                f"{self.folder}: its arrays and series do not fit together ({type(error).__name__}: "
+                f"{reading.shown(str(error))}); run the cell again."
+            ) from None
+
+    def _outcome(self) -> Outcome:
         arrays, offsets = self.arrays, self.arrays["client_offsets"]
 
         def bits(name: str, width: int) -> npt.NDArray[np.bool_] | None:
-            return np.unpackbits(arrays[name], axis=-1, count=width).astype(bool) if name in arrays else None
+            return np.unpackbits(arrays[name], axis=-1, count=width).view(bool) if name in arrays else None
 
         def column(name: str) -> Array:
             values: Array = self.rounds.column(name).to_numpy()
@@ -233,16 +305,22 @@ def write(
     OSError
         The disk is full or the folder is not writable; nothing is left behind.
     """
-    folder.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(folder.parent)
     staging = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
         (staging / RUN).write_text(info.model_dump_json(indent=1) + "\n", encoding="utf-8")
         for name, columns in ((ROUNDS, rounds), (CLIENTS, clients)):
-            pq.write_table(pa.table(dict(columns)), staging / name, compression="zstd")
+            # Without what only large tables need: statistics, dictionaries, a second schema. Half the bytes here.
+            pq.write_table(
+                pa.table(dict(columns)), staging / name, compression="zstd",
+                write_statistics=False, use_dictionary=False, store_schema=False,
+            )  # fmt: skip
         (staging / PREDICTIONS).write_bytes(_npz(arrays))
         if weights is not None:
             (staging / WEIGHTS).write_bytes(weights)
-        files = {path.name: _sha256(path) for path in sorted(staging.iterdir())}
+        for path in staging.iterdir():
+            sync(path)
+        files = {path.name: reading.sha256(path) for path in sorted(staging.iterdir())}
         manifest = Manifest(
             schema_version=SCHEMA_VERSION, files=files, digest=content_digest(info, rounds, clients, arrays)
         )
@@ -251,19 +329,24 @@ def write(
         if folder.exists():
             shutil.rmtree(folder)
         staging.replace(folder)
+        sync(folder.parent)  # before anything that the record makes needless is deleted
     except BaseException:
         shutil.rmtree(staging, ignore_errors=True)
         raise
     return Record.open(folder)
 
 
-def content_digest(info: RunInfo, rounds: Mapping[str, Any], clients: Mapping[str, Any], arrays: Arrays) -> str:
+def content_digest(
+    info: RunInfo | Mapping[str, Any], rounds: Mapping[str, Any], clients: Mapping[str, Any], arrays: Arrays
+) -> str:
     """Return SHA-256 over what a cell computed: names, dtypes, shapes and bytes, but no seconds and no machine.
 
-    Equal digests mean equal bits: it is what tests of resume, of repeats and of worker counts compare.
+    Equal digests mean equal bits: it is what tests of resume, of repeats and of worker counts compare. A record that
+    was written earlier gives ``run.json`` as it stands there, so that what is added to `RunInfo` later changes nothing.
     """
     digest = hashlib.sha256()
-    identity = info.model_dump(mode="json", exclude={"environment", "started", "seconds", "fedbench", "cards"})
+    values = info.model_dump(mode="json") if isinstance(info, RunInfo) else info
+    identity = {name: value for name, value in values.items() if name not in _UNDIGESTED}
     digest.update(json.dumps(identity, sort_keys=True).encode())
     parts: dict[str, Array] = {f"arrays/{name}": array for name, array in arrays.items()}
     for table, columns in (("rounds", rounds), ("clients", clients)):
@@ -293,7 +376,6 @@ def read_plan(path: Path) -> Plan:
 
 def write_failure(folder: Path, failure: Failure) -> None:
     """Leave a note in place of a record that could not be made."""
-    folder.mkdir(parents=True, exist_ok=True)
     write_atomic(folder / FAILURE, failure.model_dump_json(indent=1) + "\n")
 
 
@@ -327,6 +409,51 @@ def state(folder: Path) -> tuple[State, str]:
     return _failure(folder) or ("missing", "")
 
 
+def stale(results: Path, planned: PlannedCell, track: str) -> str:
+    """Return what an earlier version made in place of a cell, as ``made with version 1 of fedavg, now 2``, or nothing.
+
+    It is a whole record of the same task, method, label, track and seed, in which the version of the task, the method
+    or the harness is older and none is newer. Whatever else came with the new version may differ: a task's definition,
+    a hyperparameter's default. Of several such records the one of the newest versions counts.
+
+    Parameters
+    ----------
+    results : Path
+        The results folder.
+    planned : PlannedCell
+        What is asked for, of which there is no record.
+    track : {"faithful", "robust"}
+        What a seed redraws.
+    """
+    home, asked = (results / planned.path).parent.parent, planned.versions
+    names = {"task": planned.task, "method": planned.method, "harness": "the harness"}
+    found: list[tuple[list[int], str]] = []
+    for folder in sorted(home.iterdir()) if asked and home.is_dir() else []:
+        made = _versions_made(folder / f"seed-{planned.seed}", planned, track) if folder.name != planned.hash else {}
+        if made.keys() != asked.keys() or any(made[part] > asked[part] for part in asked):
+            continue
+        if older := [part for part in asked if made[part] < asked[part]]:
+            told = (f"version {made[part]} of {names[part]}, now {asked[part]}" for part in older)
+            found.append(([made[part] for part in asked], f"made with {' and '.join(told)}"))
+    return max(found)[1] if found else ""
+
+
+def _versions_made(folder: Path, planned: PlannedCell, track: str) -> dict[str, int]:
+    """Return the versions of the whole record in a folder; none if there is none, or of something else."""
+    if not (folder / MANIFEST).is_file():
+        return {}
+    try:
+        info = Record.open(folder).info
+    except (RecordError, OSError):
+        return {}  # neither a damaged record nor one of a newer schema stands for what is asked for
+    task, method = (info.identity.get(part) for part in ("task", "method"))
+    if not (isinstance(task, Mapping) and isinstance(method, Mapping)):
+        return {}
+    is_of = (task.get("name"), method.get("name"), info.identity.get("track"), info.label, info.hash, info.seed)
+    asked = (planned.task, planned.method, track, planned.label, folder.parent.name, planned.seed)
+    return versions_of(info.identity) if is_of == asked else {}
+
+
 def _failure(folder: Path) -> tuple[State, str] | None:
     if not (folder / FAILURE).is_file():
         return None
@@ -338,18 +465,58 @@ def _failure(folder: Path) -> tuple[State, str] | None:
         return "failed", str(error)
 
 
-def write_atomic(path: Path, text: str) -> None:
-    """Write a text file so that a reader sees the old one or the new one, and no half of either."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+def write_atomic(path: Path, text: str, *, keep: Path | None = None) -> None:
+    """Write a text file so that a reader sees the old one or the new one, and no half of either.
+
+    When this returns, the new one outlasts a loss of power.
+
+    Parameters
+    ----------
+    path : Path
+        Where, in a folder that is made if it is not there.
+    text : str
+        Its content.
+    keep : Path, optional
+        A name in the same folder that the old one gets. A reader may then for a moment see the old one there alone.
+    """
+    make_folder(path.parent)
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         with part.open("w", encoding="utf-8") as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
+        if keep is not None:
+            path.replace(keep)
         part.replace(path)
+        sync(path.parent)
     finally:
         part.unlink(missing_ok=True)
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder and those above it, so that it outlasts a loss of power."""
+    if folder.is_dir():
+        return
+    make_folder(folder.parent)
+    try:
+        folder.mkdir()
+    except FileExistsError:  # made by another process just now, or a file
+        if not folder.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(folder)) from None
+    sync(folder.parent)
+
+
+def sync(path: Path) -> None:
+    """Bring a file's content, or the names that stand in a folder, to where they outlast a loss of power."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if not path.is_dir() or error.errno not in (errno.EINVAL, errno.ENOTSUP):
+            raise  # some network file systems do this with folders unasked, and refuse to be asked
+    finally:
+        os.close(descriptor)
 
 
 class NewerSchemaError(RecordError):
@@ -358,33 +525,38 @@ class NewerSchemaError(RecordError):
 
 def _parse(model: type[Model], path: Path) -> Model:
     mend = "delete this file and run the suite again, its records stay" if model is Plan else "run the cell again"
+    values, version = _json(path, mend)
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-        version = values.get("schema_version", SCHEMA_VERSION)
+        values = upgrades.values(model.__name__, values, version)
+    except (RecordError, LookupError, TypeError, ValueError) as error:
+        raise RecordError(f"{path} of schema version {version} cannot be read ({error}); {mend}.") from None
+    try:
+        return model(**values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = reading.shown(".".join(str(part) for part in first["loc"]))
+        raise RecordError(f"{path} is not a valid {model.__name__}: {where}: {first['msg']}; {mend}.") from None
+
+
+def _json(path: Path, mend: str) -> tuple[dict[str, Any], int]:
+    """Return what a file holds, and of which schema version it is, which is none that is newer than ours."""
+    try:
+        values = reading.json_object(path, mend=mend)
+        version = values.get("schema_version", 1)  # notes of failures did not say it at first
         if not isinstance(version, int):
-            raise ValueError(f"schema_version is {version!r}")
-    except (OSError, ValueError, AttributeError) as error:
+            raise ValueError(f"schema_version is {reading.shown(version)}")
+    except ValueError as error:
         raise RecordError(f"{path} cannot be read ({error}); {mend}.") from None
     if version > SCHEMA_VERSION:
         raise NewerSchemaError(
             f"{path} has schema version {version}, this FedBench reads up to {SCHEMA_VERSION}; "
             "update FedBench, or choose another results folder."
         )
-    try:
-        return model(**values)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise RecordError(f"{path} is not a valid {model.__name__}: {where}: {first['msg']}; {mend}.") from None
+    return values, version
 
 
 def _columns(table: pa.Table) -> dict[str, Any]:
     return {name: table.column(name) for name in table.column_names}
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _npz(arrays: Arrays) -> bytes:

@@ -28,6 +28,18 @@ def identity_hash(identity: Mapping[str, Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
+def versions_of(identity: Mapping[str, Any]) -> dict[str, int]:
+    """Return the versions in a cell's identity: of its task, its method and the harness.
+
+    The harness is named from its version 2 on (see `fedbench.cell.HARNESS_VERSION`); what a third party's record does
+    not give as a number is left out.
+    """
+    parts = {part: identity.get(part) for part in ("task", "method")}
+    found = {part: value.get("version") for part, value in parts.items() if isinstance(value, Mapping)}
+    found["harness"] = identity.get("harness", 1)
+    return {part: version for part, version in found.items() if type(version) is int}
+
+
 class _Part(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
 
@@ -104,6 +116,7 @@ class Manifest(_Part):
 class Failure(_Part):
     """``failure.json``: why a cell has no record."""
 
+    schema_version: int = SCHEMA_VERSION
     reason: str
     traceback: str
     at: str
@@ -120,7 +133,10 @@ class Tuning(_Part):
 
 
 class PlannedCell(_Part):
-    """A cell that a suite asks for: what its method does, why it was skipped and how it was tuned, if it was."""
+    """A cell that a suite asks for: what its method does, why it was skipped and how it was tuned, if it was.
+
+    ``versions`` is `versions_of` its identity; empty in plans from before it was written there.
+    """
 
     task: str
     method: str
@@ -130,6 +146,7 @@ class PlannedCell(_Part):
     seed: int
     hyperparameters: dict[str, Any] = {}
     mechanism: str = ""
+    versions: dict[str, int] = {}
     skipped: str | None = None
     tuning: Tuning | None = None
 

@@ -26,13 +26,13 @@ from fedbench.cell import Cell
 from fedbench.checkpoint import Checkpoint, States, pack, unpack
 from fedbench.client import Client, Work
 from fedbench.environment import environment, versions
-from fedbench.errors import MethodError
+from fedbench.errors import MethodError, of_machine
 from fedbench.evaluation import Evaluator
 from fedbench.federation import federate
 from fedbench.kinds import KINDS
 from fedbench.method import Method, Upload
 from fedbench.models import Model
-from fedbench.records import Record, write
+from fedbench.records import CLIENT_COLUMNS, ROUND_COLUMNS, Record, write
 from fedbench.resident import load_data
 from fedbench.schema import SCHEMA_VERSION, ModelInfo, RunInfo, SeedIds
 from fedbench.seeds import Streams, fingerprint
@@ -74,6 +74,7 @@ def run_cell(
     trainer: Trainer | None = None,
     keep_weights: bool = False,
     checkpoint_seconds: float = 20.0,
+    checkpoint_rounds: int = 25,
     stop_at: float = math.inf,
     watch: Watch = lambda done, rounds: None,
     saved: Callable[[Path], None] = lambda folder: None,
@@ -97,7 +98,10 @@ def run_cell(
     keep_weights : bool
         Store the final global and personal models beside the record, as safetensors.
     checkpoint_seconds : float, >= 0
-        Least time between two checkpoints; 0 makes one after every round. It changes no result.
+        Time between two checkpoints, of which the first round that ends after it makes one; 0 makes one after every
+        round. It changes no result.
+    checkpoint_rounds : int, >= 1
+        Rounds between two checkpoints at most, however fast they are. It changes no result.
     stop_at : float
         Time (seconds since the epoch) from which on no further round is begun; the checkpoint keeps what is done.
     watch : callable
@@ -120,7 +124,7 @@ def run_cell(
     dataset = load_data(cell.task.data, data_dir) if dataset is None else dataset
     simulation = Simulation(cell, dataset, checkpoint, device=device, trainer=trainer)
     simulation.resume()
-    rounds, last_save = cell.task.protocol.rounds, time.monotonic()
+    rounds, saved_round, saved_time = cell.task.protocol.rounds, simulation.done, time.monotonic()
     watch(simulation.done, rounds)
     while simulation.done < rounds:
         in_time = time.time() < stop_at
@@ -128,10 +132,11 @@ def run_cell(
             with _forgetting(checkpoint):
                 simulation.round()
             watch(simulation.done, rounds)
-        if 0 < simulation.done < rounds and (not in_time or time.monotonic() - last_save >= checkpoint_seconds):
+        due = simulation.done - saved_round >= checkpoint_rounds or time.monotonic() - saved_time >= checkpoint_seconds
+        if saved_round < simulation.done < rounds and (due or not in_time):
             simulation.save()
             saved(checkpoint.folder)
-            last_save = time.monotonic()
+            saved_round, saved_time = simulation.done, time.monotonic()
         if not in_time:
             return None
     with _forgetting(checkpoint):
@@ -153,10 +158,9 @@ def _forgetting(checkpoint: Checkpoint) -> Iterator[None]:
     """
     try:
         yield
-    except (OSError, MemoryError):
-        raise
-    except Exception:
-        checkpoint.remove()
+    except Exception as error:
+        if not of_machine(error):
+            checkpoint.remove()
         raise
 
 
@@ -634,18 +638,6 @@ class Simulation:
                 }
             )
         )
-
-
-ROUND_COLUMNS = {
-    "round": "int64", "lr": "float64", "sampled": "int64", "train_loss": "float64", "global_accuracy": "float64",
-    "validation_accuracy": "float64", "bytes_down": "int64", "bytes_up": "int64", "train_samples": "int64",
-    "forward_samples": "int64", "adapt_samples": "int64", "seconds_train": "float64", "seconds_evaluate": "float64",
-}  # fmt: skip
-CLIENT_COLUMNS = {
-    "round": "int64", "client": "int64", "weight": "float64", "train_loss": "float64", "global_accuracy": "float64",
-    "local_accuracy": "float64", "personal_accuracy": "float64", "bytes_down": "int64", "bytes_up": "int64",
-    "seconds_train": "float64",
-}  # fmt: skip
 
 
 def _table(columns: Columns, kinds: Mapping[str, str]) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from fedbench.errors import FedBenchError, RecordError
-from fedbench.records import NewerSchemaError, Record, write_atomic
+from fedbench.records import NewerSchemaError, Record, sync, write_atomic
 from fedbench.schema import FAILURE, MANIFEST
 
 INDEX = "checkpoint.json"  # as in fedbench.checkpoint, which needs torch
@@ -153,7 +153,9 @@ class Storage:
         """Copy what is new of a checkpoint there.
 
         At any moment the old one or the new one is whole: first go the files that the old index does not name, then
-        the new index, and last go away the files that it names no more.
+        the new index, and last go away the files that it names no more. The one before, which is kept on a worker's own
+        disk, is not pushed: a store takes an object whole or not at all and guards it against decay, so what a second
+        one could save is rounds in the rarest of cases, at twice the requests for each push.
         """
         place = self._place(folder)
         index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
@@ -214,6 +216,9 @@ class Storage:
     def _put(self, files: Mapping[str, Path]) -> None:
         with self._explained():
             self._files.put([str(path) for path in files.values()], list(files))
+            if self._is_path:
+                for place in files:
+                    sync(Path(place))
 
     def _get(self, files: Mapping[str, Path]) -> bool:
         """Copy files from there, and say whether all of them were there."""

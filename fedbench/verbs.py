@@ -19,10 +19,12 @@ from typing import TYPE_CHECKING, Any
 from fedbench import records, registry
 from fedbench.cell import Cell, Suite, Tuned, load_suite, suite_names
 from fedbench.errors import DataError, DataMissingError, FedBenchError, PluginError, SpecError, unknown
-from fedbench.executors import Event, Options, run_cells, run_serially
+from fedbench.executors import Event, Options, clear_up, run_cells, run_serially
+from fedbench.locks import locked
 from fedbench.method import Method, Size
 from fedbench.metrics import METRICS
-from fedbench.schema import SCHEMA_VERSION, Plan, PlannedCell
+from fedbench.schema import SCHEMA_VERSION, Plan, PlannedCell, versions_of
+from fedbench.submissions.decisions import standings
 from fedbench.task import Data, Task, Track
 from fedbench.taskfile import load_task_file
 
@@ -30,8 +32,14 @@ if TYPE_CHECKING:
     from fedbench.leaderboard.comparison import Contrast, Models
     from fedbench.leaderboard.resolution import Resolution
     from fedbench.merging import Merged
+    from fedbench.submissions.adding import Added
+    from fedbench.submissions.checking import Checked
+    from fedbench.submissions.decisions import Decision, Submitted
+    from fedbench.submissions.packing import Packed
     from fedbench.testing import Verdict
     from fedbench.tuning import Search, Trial
+    from fedbench.verification import Report
+    from fedbench.verification.rerun import Drawn
 
 RESULTS, REPORTS, TUNING = Path("results"), Path("reports"), Path("tuning")
 SUITE = "quick"
@@ -46,10 +54,11 @@ class CellState:
     ----------
     cell : Cell
         Which cell.
-    state : {"done", "missing", "failed", "corrupt", "skipped"}
-        ``corrupt``: there is a record, but its files are not what its manifest says.
+    state : {"done", "missing", "failed", "corrupt", "skipped", "stale"}
+        ``corrupt``: there is a record, but its files are not what its manifest says. ``stale``: an earlier version of
+        the task, the method or the harness made a record, which stays; see `fedbench.records.stale`.
     reason : str
-        Why, for the last three.
+        Why, for the last four.
     seconds : float
         Estimated seconds of one core, for a cell that is still to be run.
     """
@@ -438,13 +447,16 @@ def run(
     data_dir: Path | None = None,
     keep_weights: bool = False,
     checkpoint_seconds: float = 20.0,
+    checkpoint_rounds: int = 25,
     watch: Callable[[Event], None] = lambda event: None,
     begin: Callable[[Sequence[CellState]], None] = lambda states: None,
+    redo_stale: Callable[[Sequence[CellState]], bool] = lambda stale: False,
 ) -> RunSummary:
     """Run what is missing of a selection and render its report.
 
     Records that are there stay; a failed or corrupt cell is run again; a task without data is skipped. A cell that
-    fails does not stop the others.
+    fails does not stop the others. A stale cell is run if that is wanted; the record of the earlier version stays.
+    Several runs on one results folder share the work.
 
     Parameters
     ----------
@@ -462,15 +474,19 @@ def run(
         Where cells compute.
     time_limit : float, optional
         Minutes after which no further round is begun; what is not whole goes on from its checkpoint another time.
-    data_dir, keep_weights, checkpoint_seconds
+    data_dir, keep_weights, checkpoint_seconds, checkpoint_rounds
         See `fedbench.simulation.run_cell`.
     begin, watch : callable
         Called with the cells once before the first starts, and with each event.
+    redo_stale : callable
+        Called with the stale cells, if there are any, before ``begin``: whether they are run.
 
     Raises
     ------
     SpecError, RecordError
         The selection or what is to run it is wrong, the results folder cannot be written, or it is of a newer schema.
+    LockError
+        The file system of the results folder has no locks.
     PluginError
         All tasks or all methods chosen are broken.
     """
@@ -480,14 +496,21 @@ def run(
     missing = {task: _unavailable(task, data_dir, fetch=True) for task in _tasks(cells)}
     states = _states(cells, results, missing)
     try:
-        _write_plan(results, suite, states)
+        with locked(results / "plans" / f".{suite.name}.lock", wait=True):  # another run may write there as well
+            _write_plan(results, suite, states)
     except OSError as error:
         raise SpecError(
             f"results folder {results} cannot be written ({error.strerror}); choose another one with --out."
         ) from None
+    stale = [item for item in states if item.state == "stale"]
+    redone = bool(stale) and redo_stale(stale)
+    states = [replace(item, seconds=0.0) if item.state == "stale" and not redone else item for item in states]
     begin(states)
-    todo = [item for item in states if item.state in ("missing", "failed", "corrupt")]
-    options = Options(results.resolve(), data_dir, keep_weights, checkpoint_seconds, device, stop_at)
+    todo = [item for item in states if item.state in ("missing", "failed", "corrupt", *(["stale"] if redone else []))]
+    for item in states:
+        if item.state == "done":
+            clear_up(item.cell, results)
+    options = Options(results.resolve(), data_dir, keep_weights, checkpoint_seconds, checkpoint_rounds, device, stop_at)
     current = {item.cell: item for item in states}
     for event in _events(executor, [item.cell for item in todo], options, jobs, address, storage):
         if event.is_last:
@@ -587,7 +610,7 @@ def tune(
 
 
 def report(suite: str, results: Path = RESULTS, reports: Path = REPORTS) -> list[Path]:
-    """Render a suite's board from the records in a results folder, and return the pages.
+    """Render a suite's board from the records in a results folder, and the page over all boards; return the pages.
 
     Raises
     ------
@@ -599,7 +622,7 @@ def report(suite: str, results: Path = RESULTS, reports: Path = REPORTS) -> list
     from fedbench import leaderboard
 
     try:
-        return leaderboard.render(results, suite, reports / suite)
+        return [*leaderboard.render(results, suite, reports / suite), *leaderboard.index(reports)]
     except OSError as error:
         raise SpecError(
             f"reports folder {reports / suite} cannot be written ({error.strerror}); the records are whole: run "
@@ -609,6 +632,8 @@ def report(suite: str, results: Path = RESULTS, reports: Path = REPORTS) -> list
 
 def check_reports(folder: Path) -> dict[str, list[str]]:
     """Render every published site again, and return for each suite the files that are not what the records give.
+
+    The page over all of them is checked as well, under its name, ``index.html``.
 
     Parameters
     ----------
@@ -633,11 +658,18 @@ def check_reports(folder: Path) -> dict[str, list[str]]:
     if not published:
         raise SpecError(f"{folder} has no site; render one with `fedbench report --out {results} --reports {folder}`.")
     differing: dict[str, list[str]] = {}
-    for site in published:
-        with tempfile.TemporaryDirectory(prefix="fedbench-check-") as scratch:
-            leaderboard.render(results, site.name, Path(scratch))
-            made, there = _files(Path(scratch)), _files(site)
-        differing[site.name] = sorted(name for name in {*made, *there} if made.get(name) != there.get(name))
+    with tempfile.TemporaryDirectory(prefix="fedbench-check-") as scratch:
+        for site in published:
+            again = Path(scratch) / site.name
+            leaderboard.render(results, site.name, again)
+            made, there = _files(again), _files(site)
+            differing[site.name] = sorted(name for name in {*made, *there} if made.get(name) != there.get(name))
+        names = [path.relative_to(scratch) for path in leaderboard.index(Path(scratch))]
+        differing["index.html"] = [
+            name.as_posix()
+            for name in names
+            if not (folder / name).is_file() or (folder / name).read_bytes() != (scratch / name).read_bytes()
+        ]
     return differing
 
 
@@ -855,6 +887,143 @@ def merge(folders: Sequence[Path], into: Path, *, leave_damaged: bool = False) -
     return merging.merge(folders, into, leave_damaged=leave_damaged)
 
 
+def submit_pack(method: str, suite: str, results: Path = RESULTS, **about: Any) -> Packed:
+    """Pack a method's records of a suite into one archive; see `fedbench.submissions.packing.pack`.
+
+    Raises
+    ------
+    SubmissionError, SpecError, RecordError
+        The method cannot be submitted, or a record is missing or not as it should be; nothing was written.
+    """
+    from fedbench.submissions.packing import pack
+
+    return pack(method, suite, results, **about)
+
+
+def submit_check(archive: Path, board: Path | None = None, keep: Path | None = None) -> Checked:
+    """Check an archive as hostile, executing nothing of it; see `fedbench.submissions.checking.check`.
+
+    Raises
+    ------
+    SubmissionError
+        There is something where the records shall be kept.
+    """
+    from fedbench.submissions.checking import check
+
+    return check(archive, board, keep)
+
+
+def submit_add(archive: Path, board: Path, *, rerun: Path | None = None, by: str = "", reason: str = "") -> Added:
+    """Check an archive and join it to a board; see `fedbench.submissions.adding.add`.
+
+    Raises
+    ------
+    SubmissionError, RecordError
+        The report of a re-run does not prove it, or the board's own files are damaged; nothing was changed.
+    """
+    from fedbench.submissions.adding import add
+
+    return add(archive, board, rerun=rerun, by=by, reason=reason)
+
+
+def submit_refuse(archive: Path, board: Path, *, reason: str, by: str = "") -> Decision:
+    """Write down that an archive was refused; see `fedbench.submissions.adding.refuse`.
+
+    Raises
+    ------
+    SubmissionError
+        It is no sound submission, or it was decided upon already.
+    """
+    from fedbench.submissions.adding import refuse
+
+    return refuse(archive, board, reason=reason, by=by)
+
+
+def submit_withdraw(
+    method: str, board: Path, *, reason: str, suite: str | None = None, by: str = ""
+) -> tuple[Decision, ...]:
+    """Take a submitted method's values off a board; see `fedbench.submissions.adding.withdraw`.
+
+    Raises
+    ------
+    SubmissionError
+        No submission of that name stands there.
+    """
+    from fedbench.submissions.adding import withdraw
+
+    return withdraw(method, board, reason=reason, suite=suite, by=by)
+
+
+def submit_log(board: Path, since: Path | None = None) -> tuple[tuple[Submitted, ...], tuple[Decision, ...]]:
+    """Return the submissions of a board with their states, and its decisions, or those since an earlier log.
+
+    Raises
+    ------
+    SubmissionError
+        A line of the log was changed, taken out or put in.
+    """
+    from fedbench.submissions import decisions
+
+    log = decisions.read(board)
+    return decisions.submitted(log), log if since is None else decisions.grown(board, since)
+
+
+def verify(
+    path: Path,
+    *,
+    data_dir: Path | None = None,
+    rerun: int = 0,
+    seed: int = 0,
+    executor: str = "processes",
+    jobs: int | None = None,
+    device: str = "cpu",
+    agree: Callable[[Drawn], bool] = lambda drawn: False,
+) -> Report:
+    """Check every number of a results folder, or of one record; see `fedbench.verification`.
+
+    Parameters
+    ----------
+    path : Path
+        The folder.
+    data_dir : Path, optional
+        Where to look for data first.
+    rerun : int, >= 0
+        How many records are drawn, and their cells trained again: this runs the code of their methods.
+    seed : int, >= 0
+        Of the draw.
+    executor : {"processes", "serial"}
+        What trains them: worker processes, or this process.
+    jobs, device
+        See `run`.
+    agree : callable
+        Called with what was drawn, before any of it is trained; nothing is, unless it returns True.
+
+    Raises
+    ------
+    SpecError
+        There is no record, not as many as are to be drawn, or nobody agreed.
+    """
+    from fedbench.verification import Subject, examine
+    from fedbench.verification import rerun as again
+
+    _check_workers(executor, jobs, None, None, device)
+    subject = Subject.of(path, data_dir)
+    if rerun and not 1 <= rerun <= len(subject.entries):
+        raise SpecError(f"rerun: between 1 and all {len(subject.entries)} records can be drawn, not {rerun}.")
+    report = examine(subject)
+    if not rerun:
+        return report
+    drawn = again.draw(subject, rerun, seed)
+    if drawn.entries and not agree(drawn):
+        raise SpecError("rerun: nobody agreed to run the code of these methods; nothing was run. Say so with --yes.")
+    result = again.rerun(
+        drawn,
+        lambda cells, options: _events(executor, cells, options, jobs, None, None),
+        lambda folder: Options(folder, data_dir, device=device),
+    )
+    return replace(report, results=(*report.results, result))
+
+
 def data_ls(data_dir: Path | None = None) -> list[dict[str, str]]:
     """Return a row for each task: its files, or where they were looked for."""
     rows = []
@@ -949,7 +1118,8 @@ def _states(cells: Sequence[Cell], results: Path, missing: Mapping[Task, str]) -
         else:
             if cell.task not in costs:
                 costs[cell.task] = estimate(cell)
-            states.append(CellState(cell, state, reason, costs[cell.task]))
+            older = records.stale(results, _planned(cell), cell.track) if state == "missing" else ""
+            states.append(CellState(cell, "stale" if older else state, older or reason, costs[cell.task]))
     return states
 
 
@@ -965,12 +1135,14 @@ def _write_plan(results: Path, suite: Suite, states: Sequence[CellState]) -> Non
         *(_planned(replace(cell, seed=seed)) for cell in chosen for seed in suite.seeds),
     ]
     known = {cell.path for cell in asked}  # where its hyperparameters come from may have changed since
+    submitted = standings(results, suite.name)  # whose methods need not be installed here
     for cell in (
         *asked,
         *(
             cell
             for cell in earlier
-            if cell.path not in known and (results / cell.path).exists() and _is_current(cell, suite.track)
+            if cell.path not in known
+            and (cell.path in submitted or ((results / cell.path).exists() and _is_current(cell, suite.track)))
         ),
         *(_planned(item.cell, item.reason if item.state == "skipped" else None) for item in states),
     ):
@@ -1006,6 +1178,7 @@ def _planned(cell: Cell, skipped: str | None = None) -> PlannedCell:
         seed=cell.seed,
         hyperparameters=cell.identity()["method"]["hyperparameters"],
         mechanism=cell.method.mechanism,
+        versions=versions_of(cell.identity()),
         skipped=skipped,
         tuning=cell.tuning,
     )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from fedbench.leaderboard.board import Board, CellResult, Row, Score, TaskBoard, load_board
 from fedbench.leaderboard.console import summary, terminal
+from fedbench.leaderboard.overview import index
 from fedbench.leaderboard.page import render
 
 __all__ = [
@@ -16,6 +17,7 @@ __all__ = [
     "Row",
     "Score",
     "TaskBoard",
+    "index",
     "load_board",
     "render",
     "summary",

@@ -14,13 +14,16 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
+from fedbench.leaderboard.series import Series, series
+
 from fedbench.errors import RecordError
 from fedbench.metrics import METRICS, evaluate
-from fedbench.records import Record, read_plan, state
+from fedbench.records import NewerSchemaError, Record, read_plan, stale, state
 from fedbench.schema import Plan, PlannedCell, RunInfo, Tuning
 from fedbench.statistics import Interval, t_interval
+from fedbench.submissions.decisions import Standing, standings
 
-State = Literal["done", "failed", "skipped", "corrupt", "missing"]
+State = Literal["done", "failed", "skipped", "corrupt", "missing", "stale", "superseded", "withdrawn"]
 _PREDICTED = (
     "global_test_predictions",
     "global_test_probabilities",
@@ -62,8 +65,9 @@ class CellResult:
     ----------
     planned : PlannedCell
         What the suite asks for.
-    state : {"done", "failed", "skipped", "corrupt", "missing"}
-        What stands in its folder.
+    state : {"done", "failed", "skipped", "corrupt", "missing", "stale"}
+        What stands in its folder; ``stale``: nothing, but an earlier version of task, method or harness made a record.
+        Or else ``superseded`` or ``withdrawn``: somebody's submission that the board shows no values of any more.
     reason : str
         Why it is not done; empty for ``done`` and ``missing``.
     info : RunInfo or None
@@ -76,6 +80,10 @@ class CellResult:
         Every metric; None is "not defined".
     answers : str
         Digest of what its models answered in all rounds: equal for cells that no metric of accuracy can tell apart.
+    series : Series or None
+        What charts draw, of a record that is done, where `load_board` was asked for it.
+    standing : Standing or None
+        Where it stands, if it was submitted by somebody; see `fedbench.submissions`.
     """
 
     planned: PlannedCell
@@ -86,6 +94,8 @@ class CellResult:
     split: Split | None = None
     values: Mapping[str, float | None] = field(default_factory=dict)
     answers: str = ""
+    series: Series | None = None
+    standing: Standing | None = None
 
     @property
     def seed(self) -> int:
@@ -145,6 +155,11 @@ class Row:
     def method(self) -> str:
         """The method's name."""
         return self.cells[0].planned.method
+
+    @property
+    def standing(self) -> Standing | None:
+        """Where it stands, if it was submitted; None for what the board's owner ran."""
+        return next((cell.standing for cell in self.cells if cell.standing), None)
 
     @property
     def mechanisms(self) -> tuple[str, ...]:
@@ -272,8 +287,8 @@ class Board:
 
     @cached_property
     def cells(self) -> tuple[CellResult, ...]:
-        """All planned cells, in the order of the tables."""
-        return tuple(cell for task in self.tasks for row in task.all_rows for cell in row.cells)
+        """All planned cells, in the order of the tables, but for those that were superseded or withdrawn."""
+        return tuple(cell for task in self.tasks for row in task.all_rows if not _is_out(row) for cell in row.cells)
 
     @property
     def seeds(self) -> tuple[int, ...]:
@@ -283,14 +298,14 @@ class Board:
     def labels(self, *, references: bool) -> tuple[str, ...]:
         """Return the labels of the methods, or those of the reference points."""
         rows = (row for task in self.tasks for row in (task.references if references else task.rows))
-        return tuple(sorted({row.label for row in rows}))
+        return tuple(sorted({row.label for row in rows if not _is_out(row)}))
 
     def count(self, state: State) -> int:
         """Return how many cells are in a state."""
         return sum(cell.state == state for cell in self.cells)
 
 
-def load_board(results: Path, suite: str) -> Board:
+def load_board(results: Path, suite: str, *, drawn: bool = False) -> Board:
     """Return the board of a suite from the plan and the records in a results folder.
 
     Parameters
@@ -299,14 +314,17 @@ def load_board(results: Path, suite: str) -> Board:
         The results folder.
     suite : str
         Name of a suite that was run there.
+    drawn : bool
+        With the series that charts draw, which take about 24 bytes a round and client of each cell.
 
     Raises
     ------
     RecordError
-        That suite was never run in this folder, or its plan cannot be read, or is of a newer schema.
+        That suite was never run in this folder, its plan cannot be read, or it or a record is of a newer schema.
     """
     plan = _read_plan(results, suite)
-    cells = [_read_cell(results, planned) for planned in plan.cells]
+    standing = standings(results, suite)
+    cells = [_submitted(results, planned, plan.track, standing.get(planned.path), drawn) for planned in plan.cells]
     names = dict.fromkeys(cell.planned.task for cell in cells)
     tasks = tuple(_task_board(name, [cell for cell in cells if cell.planned.task == name]) for name in names)
     return Board(plan.suite, plan.title, plan.track, tasks, plan.margin)
@@ -322,25 +340,66 @@ def _read_plan(results: Path, suite: str) -> Plan:
     return read_plan(results / "plans" / f"{suite}.json")
 
 
-def _read_cell(results: Path, planned: PlannedCell) -> CellResult:
-    """Look at one folder. Whatever stands there, the answer is a state: one bad folder must not hide the others."""
+def _submitted(results: Path, planned: PlannedCell, track: str, standing: Standing | None, drawn: bool) -> CellResult:
+    """Look at one folder, and at where its submission stands, if it is one."""
+    if standing is not None and standing.out:
+        state_now: State = "withdrawn" if standing.state == "withdrawn" else "superseded"
+        return CellResult(planned, state_now, _short(standing.reason, results), standing=standing)
+    cell = _read_cell(results, planned, track, drawn)
+    if standing is not None and cell.state == "done" and cell.digest != standing.digest:
+        cell = CellResult(planned, "corrupt", "the record is not the one that was submitted: its digest is another")
+    return replace(cell, standing=standing)
+
+
+def _is_out(row: Row) -> bool:
+    return row.standing is not None and row.standing.out
+
+
+def _label(cell: CellResult) -> str:
+    """Return a row's name; with its version where a newer one may stand on the board under the name alone."""
+    out = cell.standing is not None and cell.standing.out
+    return f"{cell.planned.label} {cell.standing.version}" if cell.standing and out else cell.planned.label
+
+
+def _read_cell(results: Path, planned: PlannedCell, track: str, drawn: bool) -> CellResult:
+    """Look at one folder. Whatever stands there, the answer is a state: one bad folder must not hide the others.
+
+    A record of a newer schema alone is refused: it is good, and a board without it would be wrong.
+    """
     if not all(_is_name(part) for part in (planned.task, planned.method, planned.hash)):
         return CellResult(planned, "corrupt", "its path leads out of the results folder")
     folder = results / planned.path
     try:
+        record = _opened(folder)
+        if record is not None:
+            return _evaluated(planned, record, drawn)
         found, reason = state(folder)
-        if found == "done":
-            return _evaluated(planned, Record.open(folder))
+        if found == "done":  # it was finished this very moment
+            return _evaluated(planned, Record.open(folder), drawn)
+    except NewerSchemaError:
+        raise
     except RecordError as error:
         found, reason = "corrupt", str(error)
     except Exception as error:  # arrays that do not fit together can fail anywhere in numpy, pyarrow or a metric
         found, reason = "corrupt", f"metrics cannot be computed ({type(error).__name__}: {error})"
     if found == "missing" and planned.skipped is not None:
         return CellResult(planned, "skipped", _short(planned.skipped, results))
+    if found == "missing" and (older := stale(results, planned, track)):
+        return CellResult(planned, "stale", _short(older, results))
     return CellResult(planned, found, _short(reason, results))
 
 
-def _evaluated(planned: PlannedCell, record: Record) -> CellResult:
+def _opened(folder: Path) -> Record | None:
+    """Return the record in a folder; None where there is none that can be read, and `state` has to say why."""
+    try:
+        return Record.open(folder)
+    except NewerSchemaError:
+        raise
+    except RecordError:
+        return None
+
+
+def _evaluated(planned: PlannedCell, record: Record, drawn: bool) -> CellResult:
     info = record.info
     is_of = (_at(info.identity, "task", "name"), _at(info.identity, "method", "name"), info.hash, info.seed)
     if is_of != (planned.task, planned.method, planned.hash, planned.seed):
@@ -350,7 +409,14 @@ def _evaluated(planned: PlannedCell, record: Record) -> CellResult:
         if value is not None and not math.isfinite(value):
             raise RecordError(f"{name} is not a finite number")
     return CellResult(
-        planned, "done", info=info, digest=record.digest, split=_split(record), values=values, answers=_answers(record)
+        planned,
+        "done",
+        info=info,
+        digest=record.digest,
+        split=_split(record),
+        values=values,
+        answers=_answers(record),
+        series=series(record.outcome, info.seed, info.seed_ids.partition) if drawn else None,
     )
 
 
@@ -377,9 +443,9 @@ def _answers(record: Record) -> str:
 def _task_board(name: str, cells: list[CellResult]) -> TaskBoard:
     groups: dict[tuple[str, str, str], list[CellResult]] = {}
     for cell in cells:
-        groups.setdefault((cell.planned.method, cell.planned.hash, cell.planned.label), []).append(cell)
+        groups.setdefault((cell.planned.method, cell.planned.hash, _label(cell)), []).append(cell)
     rows = [
-        Row(members[0].planned.label, members[0].planned.family, tuple(sorted(members, key=lambda cell: cell.seed)))
+        Row(_label(members[0]), members[0].planned.family, tuple(sorted(members, key=lambda cell: cell.seed)))
         for members in groups.values()
     ]
     rows.sort(key=lambda row: (row.label, row.cells[0].planned.hash))
@@ -387,7 +453,9 @@ def _task_board(name: str, cells: list[CellResult]) -> TaskBoard:
     references = tuple(row for row in rows if row.family == "reference")
     done = [cell for row in (*methods, *references) for cell in row.done]
     # Reference points come last: ``centralised`` may describe one client where the federation has many.
-    info, split = (done[0].info, done[0].split) if done else (None, None)
+    # What the board says of a task is never a submission's word where there is another.
+    told = sorted(done, key=lambda cell: cell.standing is not None)
+    info, split = (told[0].info, told[0].split) if told else (None, None)
     primary = info.primary if info and info.primary in METRICS else None
     card = (info.cards.get("task", "") if info else "").strip().partition("\n")
     return TaskBoard(

@@ -425,7 +425,7 @@ def name_of(row: Row) -> str:
 
     What was tuned has other hyperparameters, and so another label, on every task.
     """
-    tuned = all(cell.planned.tuning for cell in row.cells)
+    tuned = all(cell.planned.tuning and not (cell.standing and cell.standing.out) for cell in row.cells)
     return f"{row.cells[0].planned.method}[tuned]" if tuned else row.label
 
 

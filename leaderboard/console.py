@@ -41,6 +41,8 @@ class SummaryRow:
         Whether it is a reference point.
     origin : str
         Where its hyperparameters came from.
+    standing : str
+        Where it stands, if it was submitted by somebody; else empty.
     """
 
     task: str
@@ -50,6 +52,7 @@ class SummaryRow:
     note: str
     reference: bool
     origin: str
+    standing: str
 
 
 def summary(board: Board) -> list[SummaryRow]:
@@ -88,6 +91,7 @@ def _summary_row(task: TaskBoard, row: Row) -> SummaryRow:
         note=text.printable(text.note(row, task.primary)),
         reference=row.family == "reference",
         origin=row.origin,
+        standing=row.standing.state if row.standing else "",
     )
 
 
@@ -105,7 +109,12 @@ def _print_task(task: TaskBoard, rows: list[SummaryRow], console: Console) -> No
         if row.reference and before and not before.reference:
             table.add_section()
         style = "dim" if row.reference else "bold" if row.rank == "1" else ""
-        table.add_row(Text(row.rank), Text(row.method), *(Text(value) for value in row.values), style=style)
+        table.add_row(
+            Text(row.rank),
+            Text(text.shared((row.method, row.standing))),
+            *(Text(value) for value in row.values),
+            style=style,
+        )
     console.print(heading)
     console.print(table)
     for warning in task.warnings:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 from fedbench.leaderboard.board import TaskBoard
 from fedbench.leaderboard.charts import (
@@ -23,7 +22,7 @@ from fedbench.leaderboard.charts import (
 )
 from fedbench.leaderboard.charts.chart import identifier
 from fedbench.leaderboard.comparison import REFERENCE
-from fedbench.leaderboard.series import MethodSeries, read_series
+from fedbench.leaderboard.runs import MethodSeries, method_series
 from fedbench.leaderboard.verdicts import Verdict
 
 from fedbench.statistics import NotComputed
@@ -54,19 +53,17 @@ class FigurePage:
         return next(at for at, (_, drawn) in enumerate(self.sections) if any(map(_is_chart, drawn)))
 
 
-def figure_pages(results: Path, verdicts: Mapping[str, Verdict]) -> list[FigurePage]:
+def figure_pages(verdicts: Mapping[str, Verdict]) -> list[FigurePage]:
     """Return all pages of charts; a page without any chart is left out.
 
     Parameters
     ----------
-    results : Path
-        The results folder that the board was loaded from.
     verdicts : mapping of str to Verdict
-        What is known of each table, by its task's name, which is empty for all tasks together.
+        What is known of each table, by its task's name, which is empty for all tasks together; of a board with series.
     """
     front, curves, clients = [], [], []
     for task in (verdict.table for name, verdict in verdicts.items() if name):
-        methods = read_series(results, task)
+        methods = method_series(task)
         front.append((task, tradeoffs(task)))
         curves.append((task, tuple(_curves(task, methods))))
         clients.append((task, tuple(_clients(task, methods))))
@@ -80,16 +77,14 @@ def figure_pages(results: Path, verdicts: Mapping[str, Verdict]) -> list[FigureP
 
 
 def files(pages: list[FigurePage]) -> dict[str, str]:
-    """Return what the charts of some pages need, by path: two pictures and a script each, and the library once."""
+    """Return what the charts of some pages need, by path: a picture each, and the library once.
+
+    No script holds anything from a record: what a chart shows stands in its page, as data.
+    """
     charts = {chart.name: chart for page in pages for _, drawn in page.sections for chart in _only(drawn)}
-    found = {}
-    for name, chart in sorted(charts.items()):
-        found[f"charts/{name}.svg"] = chart.svg()
-        found[f"charts/{name}-dark.svg"] = chart.svg(dark=True)
-        # A page from disk may load a script and may not fetch data. A spec is JSON, and JSON is JavaScript.
-        found[f"charts/{name}.js"] = f"site.specs[{_json(name)}] = {_json(chart.spec)};\n"
+    found = {f"charts/{name}.svg": chart.svg() for name, chart in sorted(charts.items())}
     if charts:
-        themes = _json({"light": theme(False), "dark": theme(True)})
+        themes = json.dumps({"light": theme(False), "dark": theme(True)}, separators=(",", ":"), sort_keys=True)
         found["assets/vega.js"] = f"{javascript()}site.themes = {themes};\n"
     return found
 
@@ -114,7 +109,7 @@ def _clients(task: TaskBoard, methods: tuple[MethodSeries, ...]) -> Iterator[Cha
 
 def _ranks(verdict: Verdict) -> Iterator[Chart | str]:
     table, standing = verdict.table, verdict.standing
-    name, title = table.name or "all-tasks", f"on {table.name}" if table.name else "over all tasks"
+    title, of = (f"on {table.name}", [table.name]) if table.name else ("over all tasks", [])
     if standing.metric is None:
         yield f"Ranks {title} cannot be drawn: no record says what ranks."
         return
@@ -122,7 +117,7 @@ def _ranks(verdict: Verdict) -> Iterator[Chart | str]:
     if isinstance(standing.ranks, NotComputed):
         yield f"Rank intervals {title}: {standing.ranks}."
     else:
-        yield rank_ranges(standing.ranks, identifier("ranks", name), f"Rank by {by} {title}, with bootstrap interval")
+        yield rank_ranges(standing.ranks, identifier("ranks", *of), f"Rank by {by} {title}, with bootstrap interval")
     if isinstance(standing.against, NotComputed):
         yield f"Differences from {REFERENCE} {title}: {standing.against}."
     else:
@@ -130,7 +125,7 @@ def _ranks(verdict: Verdict) -> Iterator[Chart | str]:
             [(found.method, found.difference) for found in standing.against],
             margin=standing.margin,
             reference=standing.reference,
-            name=identifier("differences", name),
+            name=identifier("differences", *of),
             title=f"Difference from {REFERENCE} in {by} {title}",
         )
 
@@ -141,10 +136,6 @@ def _is_chart(drawn: Chart | str) -> bool:
 
 def _only(drawn: Drawn) -> list[Chart]:
     return [chart for chart in drawn if isinstance(chart, Chart)]
-
-
-def _json(value: object) -> str:
-    return json.dumps(value, separators=(",", ":"), sort_keys=True)
 
 
 _TRADEOFF = (

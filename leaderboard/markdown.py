@@ -12,7 +12,9 @@ from fedbench.leaderboard.verdicts import Verdict, Verdicts
 
 from fedbench.metrics import METRICS
 
-_SPECIAL = re.compile(r"([\\`*_\[\]|~#])")
+# Signs of Markdown; of formulas ($) and templates ({) that some sites run over it; what makes a bare address a link.
+_SPECIAL = re.compile(r"([\\`*_\[\]|~#$!{}@]|:(?=//)|(?<=www)\.)", re.IGNORECASE)
+_BLOCK = re.compile(r"\A(?:(?=[-+=])|\d+(?=[.)](?:\s|\Z)))")  # a line that begins so is a list, a rule or a heading
 
 
 def markdown(board: Board) -> str:
@@ -40,7 +42,7 @@ def markdown(board: Board) -> str:
     for task in board.tasks:
         lines += _task(task, verdicts.of(task))
     lines += ["## Where each number came from", ""]
-    lines += _table(
+    lines += table(
         ("Record", "Method", "State", "Digest", "Started", "Commit"),
         (_provenance(row, cell) for task in board.tasks for row in task.all_rows for cell in row.cells),
     )
@@ -48,7 +50,7 @@ def markdown(board: Board) -> str:
     lines += [f"- **{escape(row.label)}** on {escape(task.name)}: {escape(text.tuning(row))}" for task, row in tuned]
     lines += [""] if tuned else []
     lines += ["## What each metric means", ""]
-    lines += _table(
+    lines += table(
         ("Metric", "Symbol", "Unit", "Better", "Definition"),
         ((m.title, m.symbol, text.unit(m), text.direction(m), m.description) for m in METRICS.values()),
     )
@@ -56,9 +58,10 @@ def markdown(board: Board) -> str:
 
 
 def escape(value: str) -> str:
-    """Return text that Markdown shows as it is: no table cell, tag, link or code can be broken out of."""
+    """Return text that Markdown shows as it is: no cell, tag, link, image or code can be made or broken out of."""
     line = " ".join(text.printable(value).split())
-    return _SPECIAL.sub(r"\\\1", line.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;"))
+    line = _SPECIAL.sub(r"\\\1", line.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;"))
+    return _BLOCK.sub(r"\g<0>\\", line)
 
 
 def _task(task: TaskBoard, verdict: Verdict) -> list[str]:
@@ -106,8 +109,9 @@ def _scores(
         rank = ["–" if row.rank is None else str(row.rank)] if ranked else []
         seeds = text.seeds(row) if row.done else escape(row.hole)
         came = [escape(row.origin)] if origin else []
-        body.append([*rank, escape(row.label), *came, seeds, *(cell(row, name) for name in names)])
-    return _table(header, body, escaped=True, numeric=len(names))
+        whose = f" ({escape(text.standing(row))})" if row.standing else ""
+        body.append([*rank, escape(row.label) + whose, *came, seeds, *(cell(row, name) for name in names)])
+    return table(header, body, escaped=True, numeric=len(names))
 
 
 def _heading(name: str) -> str:
@@ -122,9 +126,20 @@ def _provenance(row: Row, cell: CellResult) -> tuple[str, ...]:
     return (cell.planned.path, row.label, cell.verdict, cell.digest[:16], started, commit[:12])
 
 
-def _table(
+def table(
     header: Sequence[str], rows: Iterable[Sequence[str]], *, escaped: bool = False, numeric: int = 0
 ) -> list[str]:
+    """Return the lines of a table, with an empty one behind it.
+
+    Parameters
+    ----------
+    header, rows : sequences of str
+        The cells.
+    escaped : bool
+        Whether the cells of the rows are Markdown already.
+    numeric : int
+        How many columns at the right are numbers.
+    """
     rule = ["---"] * (len(header) - numeric) + ["---:"] * numeric
     body = [row if escaped else [escape(value) for value in row] for row in rows]
     return [*(f"| {' | '.join(line)} |" for line in (header, rule, *body)), ""]

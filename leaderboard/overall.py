@@ -52,6 +52,8 @@ class WideRow(Row):
     @property
     def hole(self) -> str:
         """On which tasks something is missing; empty where nothing is."""
+        if self.standing is not None and self.standing.out:
+            return super().hole
         tasks = sorted({cell.planned.task for cell in self.cells if cell.state != "done"})
         parts = [f"incomplete on {', '.join(tasks)}"] if tasks else []
         return "; ".join([*parts, *([f"not planned on {', '.join(self.absent)}"] if self.absent else [])])

@@ -1,13 +1,12 @@
 """A board as a static site: pages that work from disk, without a server, a network or, for reading, a script.
 
 The same records give the same bytes. Every name, note and reason that comes from a record is text, never markup: pages
-are written with autoescape, data for charts stands in its own files, and the policy of every page allows
-the site's own files alone.
+are written with autoescape, what a chart shows stands in its page as data that no browser runs, no script holds a word
+of a record, and the policy of every page allows the site's own files alone.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import re
@@ -21,7 +20,9 @@ from typing import Any
 import jinja2
 from fedbench.leaderboard import figures, text
 from fedbench.leaderboard.board import Board, CellResult, Row, TaskBoard, load_board
+from fedbench.leaderboard.charts.chart import digest
 from fedbench.leaderboard.comparison import REFERENCE
+from fedbench.leaderboard.entry import ENTRY, entry
 from fedbench.leaderboard.fidelity import PAPER, matches
 from fedbench.leaderboard.markdown import markdown
 from fedbench.leaderboard.overall import overall
@@ -38,10 +39,12 @@ from fedbench.statistics.sources import ENOUGH_SOURCES
 
 ASSETS = ("style.css", "site.js", "icon.svg", "sortable.min.js", "sortable.LICENSE.txt")
 MARK = '<meta name="generator" content="FedBench">'
-"""A page with it was written here, and may be deleted when nothing of its subject is left."""
+_OURS = re.compile(rf'{re.escape(MARK)}|\A<svg ([^>]* )?role="img" aria-label="|\Asite\.specs\[')
+"""What stands in each file that was written here, and may be deleted when nothing of its subject is left."""
 
 _NAMED = re.compile(r"[a-z0-9][a-z0-9._-]{0,60}")
-_RESERVED = re.compile(r"(index|con|prn|aux|nul|com\d|lpt\d)(\..*)?")  # names that Windows does not allow
+# Names that Windows does not allow, and those that look like what stands for another name.
+_RESERVED = re.compile(r"(index|con|prn|aux|nul|com\d|lpt\d)(\..*)?|.*-[0-9a-f]{16}")
 
 
 def render(results: Path, suite: str, out: Path) -> list[Path]:
@@ -54,8 +57,8 @@ def render(results: Path, suite: str, out: Path) -> list[Path]:
     suite : str
         Name of a suite that was run there.
     out : Path
-        Where the site will stand; each file is replaced whole or not at all, and pages whose subject is no
-        longer on the board are deleted.
+        Where the site will stand; each file is replaced whole or not at all, and pages and pictures whose subject is
+        no longer on the board are deleted.
 
     Returns
     -------
@@ -69,22 +72,23 @@ def render(results: Path, suite: str, out: Path) -> list[Path]:
     OSError
         The folder is not writable.
     """
-    board = load_board(results, suite)
-    files = site(board, results)
+    board = load_board(results, suite, drawn=True)
+    files = site(board)
     first = {"index.html": files.pop("index.html"), "leaderboard.md": markdown(board)}
     files = first | {name: files[name] for name in sorted(files)}
     for name, content in files.items():
         write_atomic(out / name, content)
-    for path in sorted((*out.glob("*.html"), *out.glob("methods/*.html"), *out.glob("tasks/*.html"))):
-        gone = path.relative_to(out).as_posix() not in files
-        if gone and MARK in path.read_text(encoding="utf-8", errors="replace"):
-            path.unlink()
+    for pattern in ("*.html", "methods/*.html", "tasks/*.html", "charts/*.svg", "charts/*.js"):
+        for path in sorted(out.glob(pattern)):
+            gone = path.relative_to(out).as_posix() not in files
+            if gone and _OURS.search(path.read_text(encoding="utf-8", errors="replace")):
+                path.unlink()
     return [out / name for name in files]
 
 
-def site(board: Board, results: Path) -> dict[str, str]:
-    """Return all files of a board's site but the Markdown, by their path below its folder."""
-    shown = _Site(board, results)
+def site(board: Board) -> dict[str, str]:
+    """Return all files of the site of a board with series, but the Markdown, by their path below its folder."""
+    shown = _Site(board)
     files = {
         "index.html": shown.page("index.html", "Board"),
         "methods.html": shown.page("methods.html", "Methods"),
@@ -100,8 +104,13 @@ def site(board: Board, results: Path) -> dict[str, str]:
         files[f"methods/{slug(method.name)}.html"] = shown.page("method.html", method.name, "../", method=method)
     for task in board.tasks:
         files[f"tasks/{slug(task.name)}.html"] = shown.page("task.html", task.name, "../", task=task)
-    assets = resources.files("fedbench.leaderboard") / "assets"
-    return files | {f"assets/{name}": (assets / name).read_text(encoding="utf-8") for name in ASSETS}
+    files[ENTRY] = entry(board, list(shown.verdicts.values()))
+    return files | {f"assets/{name}": asset(name) for name in ASSETS}
+
+
+def asset(name: str) -> str:
+    """Return the text of one of `ASSETS`."""
+    return (resources.files("fedbench.leaderboard") / "assets" / name).read_text(encoding="utf-8")
 
 
 @dataclass(frozen=True)
@@ -154,7 +163,7 @@ class Method:
 class _Site:
     """What the pages of one board share."""
 
-    def __init__(self, board: Board, results: Path) -> None:
+    def __init__(self, board: Board) -> None:
         self.board = board
         wide = overall(board)
         self.tables = [*([wide] if wide else []), *board.tasks]
@@ -164,7 +173,7 @@ class _Site:
         verdicts = Verdicts(board)
         self.verdicts = {table.name: verdicts.of(table) for table in self.tables}
         self.fidelity = matches(board)
-        self.figures = figures.figure_pages(results, self.verdicts)
+        self.figures = figures.figure_pages(self.verdicts)
         found = {_canonical(cell.info.environment): cell.info.environment for cell in board.cells if cell.info}
         self.environments = {key: (f"E{n}", found[key]) for n, key in enumerate(sorted(found), start=1)}
         self.names = names = sorted({row.method for task in board.tasks for row in task.all_rows})
@@ -184,7 +193,7 @@ class _Site:
     def page(self, template: str, title: str, root: str = "", here: str = "", **subject: object) -> str:
         """Return one page; ``root`` leads from it to the site's folder, ``here`` is its place in the navigation."""
         return (
-            _environment()
+            environment()
             .get_template(template)
             .render(site=self, board=self.board, title=title, here=here or template, root=root, **subject)
         )
@@ -250,13 +259,13 @@ def slug(name: str) -> str:
 
     Examples
     --------
-    >>> slug("fedavg"), slug("../Evil")
-    ('fedavg', 'evil-c6e61ca2')
+    >>> slug("fedavg"), slug("../Evil"), slug("evil-c6e61ca2b894af70")
+    ('fedavg', 'evil-c6e61ca2b894af70', 'evil-c6e61ca2b894af70-5faa0e87525b869a')
     """
     if _NAMED.fullmatch(name) and not _RESERVED.fullmatch(name) and not name.endswith("."):
         return name
     kept = re.sub(r"[^a-z0-9_]+", "-", name.lower()).strip("-")[:40] or "x"
-    return f"{kept}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
+    return f"{kept}-{digest(name)}"
 
 
 @dataclass(frozen=True)
@@ -316,7 +325,8 @@ def _detectable(seeds: Iterable[int], comparisons: Iterable[int]) -> list[tuple[
 
 
 @cache
-def _environment() -> jinja2.Environment:
+def environment() -> jinja2.Environment:
+    """Return what renders templates: whatever is not markup already is escaped, and made `text.printable`."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("fedbench.leaderboard"),
         autoescape=True,
@@ -342,6 +352,7 @@ def _environment() -> jinja2.Environment:
         decided=decided,
         slug=slug,
     )
+    environment.policies["json.dumps_kwargs"] = {"sort_keys": True, "separators": (",", ":")}
     environment.filters["paragraphs"] = text.paragraphs
     environment.tests["not_computed"] = lambda value: isinstance(value, NotComputed)
     return environment

@@ -1,20 +1,16 @@
 """What charts need of a record beyond its metrics: values per round, per client and per visit. Nothing here draws.
 
-Everything is a pure function of one `Outcome`; `read_series` applies it to the records of a task.
+Everything is a pure function of one `Outcome`; see `fedbench.leaderboard.runs` for those of a task.
 """
 
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
-from fedbench.leaderboard.board import Row, TaskBoard
 
 from fedbench.metrics import change_since_visit, global_accuracy, local_accuracy
 from fedbench.outcome import Bits, Counts, Outcome, Values
-from fedbench.records import Record
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -67,55 +63,6 @@ class Series:
     bytes: Values
     seconds: Values
     samples: Values
-
-
-@dataclass(frozen=True, eq=False)
-class MethodSeries:
-    """All finished runs of one row of a board.
-
-    Parameters
-    ----------
-    label : str
-        The row's label; two rows of one label are told apart by the hash of their cells.
-    row : Row
-        The row.
-    runs : tuple of Series
-        One a finished seed, by seed.
-    """
-
-    label: str
-    row: Row
-    runs: tuple[Series, ...]
-
-
-def read_series(results: Path, task: TaskBoard) -> tuple[MethodSeries, ...]:
-    """Return the series of all finished cells of a task, by row, in the order of the board.
-
-    Parameters
-    ----------
-    results : Path
-        The results folder that the board was loaded from.
-    task : TaskBoard
-        One task of it.
-
-    Raises
-    ------
-    RecordError
-        A record is no longer what the board saw.
-    """
-    often = Counter(row.label for row in task.all_rows)
-    return tuple(
-        MethodSeries(
-            row.label if often[row.label] == 1 else f"{row.label} ({row.cells[0].planned.hash})",
-            row,
-            tuple(_read(Record.open(results / cell.planned.path)) for cell in row.done),
-        )
-        for row in task.all_rows
-    )
-
-
-def _read(record: Record) -> Series:
-    return series(record.outcome, record.info.seed, record.info.seed_ids.partition)
 
 
 def series(outcome: Outcome, seed: int, partition: str) -> Series:

@@ -20,15 +20,17 @@ PAPER = ("global_accuracy_mean", "local_accuracy_mean")
 
 FIELDS = (
     "suite", "track", "task", "method", "name", "family", "hash", "seed", "state", "reason", "metric", "value", "unit",
-    "better", "digest", "hyperparameters", "tuned", "device", "fedbench",
+    "better", "digest", "hyperparameters", "tuned", "device", "fedbench", "standing", "provider",
 )  # fmt: skip
 """The columns of CSV and JSON: ``method`` is the label of the board, ``name`` the registered name."""
 
-_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "'")
+# What a spreadsheet runs, where a cell begins: it takes the wide signs as well, and some split cells at semicolons.
+_FORMULA = re.compile(r"(\A|;)(?=\s*[-=+@＝＋－＠'])")
 _TEX = {
     "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "&": r"\&", "#": r"\#", "%": r"\%", "_": r"\_",
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}",
     "|": r"\textbar{}", '"': "''", "`": r"\textasciigrave{}", "[": "{[}", "]": "{]}", "*": "{*}",
+    "⟨": r"\textless{}", "⟩": r"\textgreater{}",
 }  # fmt: skip
 
 
@@ -55,8 +57,9 @@ def rows(board: Board) -> Iterator[dict[str, Any]]:
 def as_csv(board: Board) -> str:
     """Return the rows as CSV (RFC 4180, UTF-8, lines end in a line feed).
 
-    Numbers are printed so that they read back to the same bits; what is not defined or missing is empty. A text that a
-    spreadsheet would run as a formula (it begins with =, +, -, @ or a control character) is preceded by an apostrophe.
+    Numbers are printed so that they read back to the same bits; what is not defined or missing is empty. Texts are
+    `text.printable`; before what a spreadsheet would run as a formula (=, +, - or @ at the start, or after a semicolon)
+    stands an apostrophe. JSON has them as they are.
     """
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
@@ -68,7 +71,8 @@ def as_csv(board: Board) -> str:
 def as_json(board: Board) -> str:
     """Return the rows as one JSON object with what they share; what is not defined or missing is null."""
     shared = {"suite": board.suite, "title": board.title, "track": board.track, "margin": board.margin}
-    return json.dumps({**shared, "rows": list(rows(board))}, ensure_ascii=False, indent=1, allow_nan=False) + "\n"
+    # ASCII alone: what is hidden in a name, or turns it round, is seen in the file as well.
+    return json.dumps({**shared, "rows": list(rows(board))}, indent=1, allow_nan=False) + "\n"
 
 
 def as_latex(board: Board, metrics: Sequence[str] = PAPER) -> str:
@@ -117,7 +121,7 @@ def as_latex(board: Board, metrics: Sequence[str] = PAPER) -> str:
         lines += ["\\midrule"] if references and labels else []
         for label in labels:
             figures = [_figure(task, label, metric, marks[task.name, metric.name]) for task, metric in columns]
-            lines.append(f"{tex(label)} & {' & '.join(figures)} \\\\")
+            lines.append(f"{tex(_named(board, label))} & {' & '.join(figures)} \\\\")
     return "\n".join([*lines, "\\bottomrule", "\\end{tabular}", "\\end{table}"]) + "\n"
 
 
@@ -153,17 +157,18 @@ def _facts(board: Board, row: Row, cell: CellResult) -> dict[str, Any]:
         "tuned": planned.tuning.budget if planned.tuning else None,
         "device": info.environment.device if info else "",
         "fedbench": info.fedbench if info else "",
+        "standing": row.standing.state if row.standing else "",
+        "provider": row.standing.provider if row.standing else "",
     }
 
 
-def _cell(value: Any) -> str:
+def _cell(value: Any) -> str | int | float:
     if value is None:
         return ""
-    if isinstance(value, dict):
-        return json.dumps(value, sort_keys=True)
-    if not isinstance(value, str):
-        return repr(value)  # of a float: the shortest text that reads back to the same bits
-    return f"'{value}" if value.startswith(_FORMULA) else value
+    if isinstance(value, int | float):
+        return value  # written by its repr: the shortest text that reads back to the same bits
+    shown = text.printable(value if isinstance(value, str) else json.dumps(value, sort_keys=True))
+    return _FORMULA.sub(r"\1'", shown)
 
 
 def _heading(metric: Metric) -> str:
@@ -198,6 +203,13 @@ def _figure(task: TaskBoard, label: str, metric: Metric, marks: Mapping[str, str
         bold = marks[label] == "\\textbf" and metric.unit == "fraction"
         shown = f"$\\mathbf{{{mean}}}$" if bold else f"{marks[label]}{{{shown}}}"
     return f"{shown} {{\\scriptsize$\\pm${half}}}" if half else shown
+
+
+def _named(board: Board, label: str) -> str:
+    """Return a label, with its standing where somebody submitted it."""
+    rows = (row for task in board.tasks for row in task.all_rows if row.label == label)
+    states = {row.standing.state for row in rows if row.standing}
+    return f"{label} ({', '.join(sorted(states))})" if states else label
 
 
 def _caption(board: Board) -> str:

@@ -1,4 +1,8 @@
-"""How a value reads: the same words and digits on the page, in Markdown and in the terminal."""
+"""How a value reads: the same words and digits on the page, in Markdown and in the terminal.
+
+What comes from a record or a plan is hostile until checked: `printable` is the one place that makes it safe to look at,
+and every renderer passes its texts through it before it adds the escapes of its own format.
+"""
 
 from __future__ import annotations
 
@@ -13,11 +17,16 @@ from typing import Any
 
 from fedbench.leaderboard.board import Board, CellResult, Row, Score, TaskBoard
 
+from fedbench.characters import visible
 from fedbench.metrics import METRICS, Metric
 
 NOT_DEFINED = "not defined"
 ONE_SEED = "one seed"
 BEST = "★"
+LONGEST = 4_000
+"""Characters of one text that are shown; what is cut off says so, and stays whole in the record."""
+LONGEST_CARD = 20_000
+"""Characters of one docstring that are shown."""
 
 # Differences and spreads of percentages are points, not percent.
 _POINTS = frozenset({"bwt", "bwt_last", "client_sd", "client_gap"})
@@ -220,9 +229,14 @@ def count(number: int, noun: str) -> str:
     return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
+def standing(row: Row) -> str:
+    """Return whose a submitted row is and where it stands; empty for what the board's owner ran."""
+    return shared((row.standing.state, row.standing.provider)) if row.standing else ""
+
+
 def progress(board: Board) -> str:
     """Return how many cells are done, and how many stand in each other state."""
-    others = [(name, board.count(name)) for name in ("missing", "failed", "skipped", "corrupt")]
+    others = [(name, board.count(name)) for name in ("missing", "failed", "skipped", "corrupt", "stale")]
     rest = ", ".join(f"{number} {name}" for name, number in others if number)
     return f"{board.count('done')} of {count(len(board.cells), 'cell')} done" + (f" ({rest})" if rest else "")
 
@@ -230,6 +244,7 @@ def progress(board: Board) -> str:
 def caveats(board: Board) -> list[str]:
     """Return in plain words what the board can say and what it cannot."""
     n = len(board.seeds)
+    submitted = any(row.standing for task in board.tasks for row in task.all_rows)
     if board.track == "faithful":
         first = (
             f"Descriptive: {_WORDS.get(n, str(n))} {'seed' if n == 1 else 'seeds'} on one split. "
@@ -258,17 +273,34 @@ def caveats(board: Board) -> list[str]:
         "sets, and the worst fifth for a steadier value.",
         "A method with a missing or failed seed is shown and not ranked. Reference points (training alone, all data "
         "in one place, the most frequent class) show what is easy and what is possible; they are never ranked.",
+        *([_SUBMITTED] if submitted else []),
     ]
 
 
 def printable(text: str) -> str:
-    """Return text without line breaks and control characters: names are hostile until checked."""
-    return "".join(char if char.isprintable() else " " for char in text)
+    r"""Return text as one line on which everything is seen: nothing moves the cursor, turns the text or hides in it.
+
+    Any white space is a space. Control characters, marks that change the direction of writing, characters without a
+    width and halves of characters are shown by their number. More than four marks on one letter are left out, and a
+    text of more than `LONGEST` characters is cut.
+
+    Examples
+    --------
+    >>> printable("fed\u202egva\n2")
+    'fed⟨U+202E⟩gva 2'
+    """
+    return visible(cut(text, LONGEST)).replace("\n", " ")
+
+
+def cut(text: str, longest: int) -> str:
+    """Return text of at most so many characters, and where it was longer a mark that says how long it is."""
+    return text if len(text) <= longest else f"{text[:longest]} … [cut: {len(text):,} characters]"
 
 
 def paragraphs(value: str) -> list[str]:
     """Return the paragraphs of a docstring, each on one line, without the rules under its headings."""
-    blocks = ([line for line in block.split("\n") if line.strip(" -=")] for block in value.split("\n\n"))
+    parts = cut(value, LONGEST_CARD).split("\n\n")
+    blocks = ([line for line in block.split("\n") if line.strip(" -=")] for block in parts)
     return [" ".join(" ".join(lines).split()) for lines in blocks if lines]
 
 
@@ -280,7 +312,7 @@ def blocks(docstring: str) -> list[tuple[str, str]]:
     """
     found: list[tuple[str, str]] = []
     verbatim = False
-    for block in re.split(r"\n[ \t]*\n", inspect.cleandoc(docstring)):
+    for block in re.split(r"\n[ \t]*\n", inspect.cleandoc(cut(docstring, LONGEST_CARD))):
         lines = block.split("\n")
         if len(lines) > 1 and lines[1].strip() and not lines[1].strip(" -="):
             found.append(("heading", lines[0].strip()))
@@ -296,7 +328,7 @@ def blocks(docstring: str) -> list[tuple[str, str]]:
 
 
 def lines(value: str) -> list[str]:
-    """Return the lines of a text, each without control characters."""
+    """Return the lines of a text, each of them `printable`."""
     return [printable(line) for line in value.split("\n")]
 
 
@@ -325,6 +357,11 @@ def shared(parts: Iterable[str]) -> str:
     return " · ".join(part for part in parts if part)
 
 
+_SUBMITTED = (
+    "Rows with the name of a package were submitted by its authors. “Self-reported”: their records passed every check, "
+    "and nobody else has run them. “Verified”: cells of them were trained again here, with the same result. "
+    "“Superseded” and “withdrawn” rows have no values any more, and their names stay taken."
+)
 _VERBATIM = frozenset({"Parameters", "Returns", "Raises", "Examples", "References"})
 _WORDS = {1: "one", 2: "two", 3: "three", 4: "four", 5: "five"}
 

@@ -2,8 +2,8 @@
 
 ``python tests/fuzz.py TARGET --seconds 60`` lets atheris (libFuzzer with coverage of `fedbench`) change real files for
 a minute: it stops at the first other exception, at a read that takes more than ten seconds, and at 512 MB of memory.
-What it found is kept as ``crash-...`` in the current folder; ``python tests/fuzz.py TARGET --once FILE`` reads it again. Every
-file that is changed is hashed anew, as whoever writes a wrong file hashes it as well.
+What it found is kept as ``crash-...`` in the current folder; ``python tests/fuzz.py TARGET --once FILE`` reads that.
+Every file that is changed is hashed anew, as whoever writes a wrong file hashes it as well.
 """
 
 from __future__ import annotations
@@ -63,6 +63,7 @@ def record_file(name: str) -> Callable[[Path, Path], Read]:
 def plan_file(sample: Path, scratch: Path) -> Read:
     """Return a target that reads a plan and renders its board."""
     from fedbench.leaderboard import load_board
+
     from fedbench.records import read_plan
 
     path = scratch / "plans" / "fuzzed.json"
@@ -77,7 +78,8 @@ def plan_file(sample: Path, scratch: Path) -> Read:
 
 
 def archive_file(sample: Path, scratch: Path) -> Read:
-    """Return a target that unpacks a submission."""
+    """Return a target that unpacks a submission and reads its form."""
+    from fedbench.submissions import form
     from fedbench.submissions.archive import unpack
 
     path = scratch / "fuzzed.zip"
@@ -85,7 +87,10 @@ def archive_file(sample: Path, scratch: Path) -> Read:
     def read(data: bytes) -> None:
         path.write_bytes(data)
         with tempfile.TemporaryDirectory(dir=scratch) as folder:
-            unpack(path, Path(folder) / "unpacked")
+            raw = Path(folder) / "unpacked"
+            unpack(path, raw)
+            if (raw / form.FORM).is_file():
+                form.read((raw / form.FORM).read_bytes())
 
     return read
 

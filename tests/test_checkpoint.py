@@ -1,11 +1,14 @@
 """Checkpoints: states come back as they were, and what is not whole is never taken for a checkpoint."""
 
 import hashlib
+import itertools
 import json
 import logging
 import math
 import os
 import random
+from contextlib import contextmanager
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedbench import MethodError
-from fedbench.checkpoint import CPU, INDEX, Checkpoint, States, pack, unpack
+from fedbench.checkpoint import BEFORE, CPU, INDEX, Checkpoint, States, index_hash, pack, unpack
 
 # --- states -----------------------------------------------------------------------------------------------------
 
@@ -162,7 +165,11 @@ def test_versions_that_no_longer_belong_are_deleted(folder):
     checkpoint.save(1, {"server": b"s1", "client-0": b"a1"})
     assert names(folder) == [INDEX, "client-0@1", "server@1"]
     checkpoint.save(2, {"server": b"s2", "client-5": b"f2"})
-    assert names(folder) == [INDEX, "client-0@1", "client-5@2", "server@2"]
+    assert names(folder) == [BEFORE, INDEX, "client-0@1", "client-5@2", "server@1", "server@2"]
+    checkpoint.save(3, {"server": b"s3", "client-0": b"a3"})
+    assert names(folder) == [BEFORE, INDEX, "client-0@1", "client-0@3", "client-5@2", "server@2", "server@3"]
+    checkpoint.save(4, {"server": b"s4"})
+    assert names(folder) == [BEFORE, INDEX, "client-0@3", "client-5@2", "server@3", "server@4"]
 
 
 def test_a_resumed_checkpoint_goes_on_from_what_was_loaded(folder):
@@ -184,11 +191,13 @@ def test_a_removed_checkpoint_is_gone(folder):
 
 # --- damage -----------------------------------------------------------------------------------------------------
 
+FIRST, SECOND = (1, {"server": b"s1", "client-0": b"a1"}), (2, {"server": b"s2", "client-0": b"a2"})
+
 
 def save_two(folder):
     checkpoint = Checkpoint(folder)
-    checkpoint.save(1, {"server": b"s1", "client-0": b"a1"})
-    checkpoint.save(2, {"server": b"s2"})
+    for done, parts in (FIRST, SECOND):
+        checkpoint.save(done, parts)
 
 
 def change_a_byte(path):
@@ -202,40 +211,90 @@ def change_index(**changes):
     return change
 
 
-@pytest.mark.parametrize(
-    ("name", "damage"),
-    [
-        ("server@2", change_a_byte),
-        ("client-0@1", change_a_byte),
-        ("server@2", lambda path: path.write_bytes(b"")),
-        ("server@2", lambda path: path.unlink()),
-        ("client-0@1", lambda path: path.unlink()),
-        (INDEX, lambda path: path.write_text("")),
-        (INDEX, lambda path: path.write_text("{")),
-        (INDEX, lambda path: path.write_text("[]")),
-        (INDEX, lambda path: path.write_text("null")),
-        (INDEX, lambda path: path.write_text("{}")),
-        (INDEX, lambda path: path.write_bytes(b"\xff\xfe")),
-        (INDEX, change_index(version=99)),
-        (INDEX, change_index(files=["server@2"])),
-        (INDEX, change_index(files={"server": "server@2"})),
-        (INDEX, change_index(files={"server": 5})),
-    ],
-)
-def test_damage_is_a_warning_and_a_fresh_start(folder, name, damage, caplog):
+DAMAGES = [
+    ("server@2", change_a_byte),
+    ("client-0@2", change_a_byte),
+    ("server@2", lambda path: path.write_bytes(b"")),
+    ("server@2", lambda path: path.unlink()),
+    ("client-0@2", lambda path: path.unlink()),
+    (INDEX, lambda path: path.write_text("")),
+    (INDEX, lambda path: path.write_text("{")),
+    (INDEX, lambda path: path.write_text("[]")),
+    (INDEX, lambda path: path.write_text("null")),
+    (INDEX, lambda path: path.write_text("{}")),
+    (INDEX, lambda path: path.write_bytes(b"\xff\xfe")),
+    (INDEX, change_index(version=99)),
+    (INDEX, change_index(round=1)),
+    (INDEX, change_index(files=["server@2"])),
+    (INDEX, change_index(files={"server": "server@2"})),
+    (INDEX, change_index(files={"server": 5})),
+    (INDEX, change_index(files={"server": f"server@2 {hashlib.blake2b(b's2').hexdigest()}"})),
+]
+
+
+@pytest.mark.parametrize(("name", "damage"), DAMAGES)
+def test_a_damaged_checkpoint_falls_back_to_the_one_before(folder, name, damage, caplog):
     save_two(folder)
     damage(folder / name)
     with caplog.at_level(logging.WARNING):
-        assert Checkpoint(folder).load() is None
+        assert Checkpoint(folder).load() == FIRST
     (record,) = caplog.records
     assert record.levelno == logging.WARNING
+    assert str(folder) in record.getMessage()
+    assert "goes on from the one before, after 1 rounds" in record.getMessage()
+
+
+@pytest.mark.parametrize(("name", "damage"), DAMAGES)
+def test_where_both_are_damaged_there_is_a_fresh_start(folder, name, damage, caplog):
+    save_two(folder)
+    damage(folder / name)
+    (folder / "server@1").write_bytes(b"torn")
+    with caplog.at_level(logging.WARNING):
+        assert Checkpoint(folder).load() is None
+    (record,) = caplog.records
     assert str(folder) in record.getMessage()
     assert "starts again from its first round" in record.getMessage()
 
 
-def test_after_damage_a_new_checkpoint_takes_over(folder):
+@pytest.mark.reliability
+def test_no_torn_or_flipped_file_is_ever_taken_for_another_state(folder, tally):
+    """Every file of the newest cut short at every length, and every byte of it changed in one bit."""
+    save_two(folder)
+    whole = {path.name: path.read_bytes() for path in folder.iterdir()}
+    tried = 0
+    for name in (INDEX, "server@2", "client-0@2"):
+        data = whole[name]
+        cuts = [data[:length] for length in range(len(data))]
+        flips = [data[:i] + bytes([data[i] ^ 1 << i % 8]) + data[i + 1 :] for i in range(len(data))]
+        for torn in (*cuts, *flips):
+            (folder / name).write_bytes(torn)
+            loaded = Checkpoint(folder).load()
+            # A bit of the index can be white space, and turn into other white space; of any other file none can.
+            assert loaded == FIRST or (name == INDEX and loaded == SECOND and json.loads(torn) == json.loads(data))
+            tried += 1
+        (folder / name).write_bytes(data)
+    assert Checkpoint(folder).load() == SECOND
+    tally("torn or corrupt checkpoints", tried)
+
+
+def test_what_is_gone_on_from_stays_until_a_newer_one_is_whole(folder):
     save_two(folder)
     change_a_byte(folder / "server@2")
+    checkpoint = Checkpoint(folder)
+    assert checkpoint.load() == FIRST
+    checkpoint.write("server", b"s2", 2)  # over the damaged one
+    assert Checkpoint(folder).load()[1] in (FIRST[1], SECOND[1])
+    checkpoint.save(2, {"server": b"s2 again"})
+    assert names(folder) == [BEFORE, INDEX, "client-0@1", "server@1", "server@2"]
+    assert Checkpoint(folder).load() == (2, {"server": b"s2 again", "client-0": b"a1"})
+    (folder / INDEX).unlink()
+    assert Checkpoint(folder).load() == FIRST
+
+
+def test_after_damage_of_both_a_new_checkpoint_takes_over(folder):
+    save_two(folder)
+    for name in ("server@1", "server@2"):
+        change_a_byte(folder / name)
     checkpoint = Checkpoint(folder)
     assert checkpoint.load() is None
     checkpoint.save(1, {"server": b"anew"})
@@ -243,58 +302,97 @@ def test_after_damage_a_new_checkpoint_takes_over(folder):
     assert names(folder) == [INDEX, "server@1"]
 
 
-def test_an_index_reaches_no_file_outside_its_folder(folder):
+def test_an_index_reaches_no_file_outside_its_folder(folder, caplog):
     save_two(folder)
     (folder.parent / "secret").write_bytes(b"secret")
-    digest = hashlib.blake2b(b"secret").hexdigest()
-    change_index(files={"server": f"../secret {digest}"})(folder / INDEX)
-    assert Checkpoint(folder).load() is None
+    index = json.loads((folder / INDEX).read_text())
+    index["files"] = {"server": f"../secret {hashlib.blake2b(b'secret').hexdigest()}"}
+    index["hash"] = index_hash(index)
+    (folder / INDEX).write_text(json.dumps(index))
+    assert Checkpoint(folder).load() == FIRST
+    assert "../secret is not in its folder" in caplog.text
+
+
+def test_a_checkpoint_of_other_versions_is_none(folder, caplog):
+    save_two(folder)
+    assert Checkpoint(folder, made_by="other").load() is None
+    assert "not by other" in caplog.text
 
 
 class KilledError(BaseException):
     """Stands for the end of the process: nothing after it runs."""
 
 
-@pytest.mark.parametrize("synced", range(3))
-def test_killed_while_saving_the_earlier_checkpoint_still_loads(folder, monkeypatch, synced):
-    """Two parts and then the index are made durable; the kill comes at the first, second or third of these."""
-    checkpoint = Checkpoint(folder)
-    checkpoint.save(1, {"server": b"s1", "client-0": b"a1"})
-    calls, fsync = [], os.fsync
+@pytest.fixture
+def kill_at(monkeypatch):
+    """Return a context in which the process ends at the n-th call that changes what is on disk, or syncs it."""
 
-    def kill(descriptor):
-        calls.append(descriptor)
-        if len(calls) > synced:
-            raise KilledError
-        fsync(descriptor)
+    @contextmanager
+    def killing(n):
+        with monkeypatch.context() as patch:
+            left = iter(range(n, -1, -1))
 
-    with monkeypatch.context() as patch:
-        patch.setattr(os, "fsync", kill)
-        with pytest.raises(KilledError):
-            checkpoint.save(2, {"server": b"s2", "client-0": b"a2"})
-    assert len(calls) == synced + 1
-    resumed = Checkpoint(folder)
-    assert resumed.load() == (1, {"server": b"s1", "client-0": b"a1"})
-    resumed.save(2, {"server": b"s2 again"})
-    assert Checkpoint(folder).load() == (2, {"server": b"s2 again", "client-0": b"a1"})
-    assert names(folder) == [INDEX, "client-0@1", "server@2"]
+            def wrapped(real):
+                def call(*args, **kwargs):
+                    if next(left, 0) == 0:
+                        raise KilledError
+                    return real(*args, **kwargs)
+
+                return call
+
+            for name in ("fsync", "replace", "unlink", "mkdir", "rmdir"):
+                patch.setattr(os, name, wrapped(getattr(os, name)))
+            patch.setattr("pathlib.Path.write_bytes", wrapped(Path.write_bytes))
+            yield
+
+    return killing
 
 
-def test_killed_before_clearing_up_the_newer_checkpoint_loads(folder, monkeypatch):
-    def kill(path, **options):
-        raise KilledError
+@pytest.mark.reliability
+def test_killed_at_any_moment_of_a_save_the_earlier_or_the_newer_checkpoint_loads(tmp_path, kill_at, tally):
+    third = (3, {"server": b"s3", "client-0": b"a3"})
+    seen = []
+    for moment in itertools.count():
+        folder = tmp_path / str(moment)
+        save_two(folder)
+        checkpoint = Checkpoint(folder)
+        checkpoint.load()
+        try:
+            with kill_at(moment):
+                checkpoint.save(*third)
+            break
+        except KilledError:
+            pass
+        resumed = Checkpoint(folder)
+        loaded = resumed.load()
+        assert loaded in (SECOND, third)
+        seen.append(loaded[0])
+        resumed.save(4, {"server": b"s4"})
+        assert Checkpoint(folder).load() == (4, {**loaded[1], "server": b"s4"})
+        (folder / "server@4").unlink()
+        assert Checkpoint(folder).load()[0] == seen[-1]  # two generations again
+        resumed.save(5, {"server": b"s5"})
+        files = {f"client-0@{seen[-1]}", "server@5", INDEX, BEFORE}
+        assert set(names(folder)) == files
+    assert seen == sorted(seen)
+    assert {*seen} == {2, 3}
+    assert len(seen) >= 8
+    tally("kills at every step of a save", len(seen))
 
-    checkpoint = Checkpoint(folder)
-    checkpoint.save(1, {"server": b"s1"})
-    with monkeypatch.context() as patch:
-        patch.setattr(type(folder), "iterdir", kill)
-        with pytest.raises(KilledError):
-            checkpoint.save(2, {"server": b"s2"})
-    assert names(folder) == [INDEX, "server@1", "server@2"]
-    resumed = Checkpoint(folder)
-    assert resumed.load() == (2, {"server": b"s2"})
-    resumed.save(3, {"server": b"s3"})
-    assert names(folder) == [INDEX, "server@3"]
+
+@pytest.mark.reliability
+def test_killed_at_any_moment_of_its_removal_nothing_is_gone_on_from(tmp_path, kill_at, tally):
+    for moment in itertools.count(1):
+        folder = tmp_path / str(moment)
+        save_two(folder)
+        try:
+            with kill_at(moment):
+                Checkpoint(folder).remove()
+            break
+        except KilledError:
+            assert (loaded := Checkpoint(folder).load()) is None or (moment, loaded) == (1, SECOND)
+    assert not folder.exists()
+    tally("kills at every step of a removal", moment - 1)
 
 
 # --- states of clients ------------------------------------------------------------------------------------------
@@ -343,7 +441,7 @@ def test_a_state_put_aside_belongs_to_the_next_save_and_not_to_the_last(folder):
     after.restore(resumed)
     assert_same(after[0], model(2))
     assert_same(after[1], model(2))
-    assert names(folder) == [INDEX, "client-0@2", "client-1@2"]
+    assert names(folder) == [BEFORE, INDEX, "client-0@1", "client-0@2", "client-1@2"]
 
 
 def test_files_that_no_index_will_name_are_not_piled_up(folder):

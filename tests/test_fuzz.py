@@ -1,6 +1,8 @@
 """Whatever stands in a file, reading it gives a value or a `FedBenchError`; see `fuzz.py`."""
 
+import hashlib
 import importlib.util
+import json
 import os
 import re
 import subprocess
@@ -8,9 +10,12 @@ import sys
 from pathlib import Path
 
 import pytest
-from fedbench import verbs
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+
+from fedbench import verbs
+from fedbench.submissions.archive import write
+from fedbench.submissions.form import FORM, read
 
 SCRIPT = Path(__file__).with_name("fuzz.py")
 SECONDS = int(os.environ.get("FEDBENCH_FUZZ_SECONDS", "10"))  # of each target
@@ -37,9 +42,23 @@ def sample(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def archive(sample):
-    """Return what real submissions are made of."""
-    return [b""]
+def archive(sample, tmp_path_factory):
+    """Return a submission: the record, its plan, and a form that reads."""
+    results = sample.parents[3]
+    place = sample.relative_to(results).as_posix()
+    files = {f"records/{place}/{path.name}": path.read_bytes() for path in sample.iterdir()}
+    files["plans/small.json"] = (results / "plans" / "small.json").read_bytes()
+    form = {
+        "schema_version": 1, "method": "steady", "distribution": "steady-fl", "version": "1.2",
+        "entry_point": "steady_fl:Steady", "licence": "MIT", "url": "https://example.org/steady",
+        "authors": ["Some Body"], "notes": "Nothing\nspecial.", "suite": "small", "python": "3.11.7",
+        "platform": "Linux", "environment": ["numpy==2.0"], "created": "2026-01-01T00:00:00+00:00",
+        "files": {name: hashlib.sha256(content).hexdigest() for name, content in files.items()},
+    }  # fmt: skip
+    path = tmp_path_factory.mktemp("archive") / "steady.zip"
+    write(path, {FORM: json.dumps(form).encode(), **files})
+    assert read(json.dumps(form).encode()).method == "steady"
+    return [path.read_bytes()]
 
 
 NEW = st.one_of(

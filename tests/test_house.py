@@ -22,16 +22,20 @@ FOLDERS = {
 
 # An import points to a lower floor, or stays within its own. A new module of `fedbench` is entered here.
 FLOORS = {
-    0: "cell errors method outcome registry schema seeds task toml",
+    0: "cell characters errors method outcome registry schema seeds task toml upgrades",
     1: (
-        "datasets federation merging metrics partition records resident scaffold statistics statistics.aggregates "
+        "datasets federation locks merging metrics partition reading records resident scaffold "
+        "submissions submissions.adding submissions.archive submissions.checking "
+        "submissions.confined submissions.decisions submissions.form submissions.packing submissions.rerun "
+        "submissions.rules statistics statistics.aggregates "
         "statistics.bayes statistics.comparisons statistics.duels statistics.grid statistics.intervals "
         "statistics.planning statistics.rank_tests statistics.result statistics.sources statistics.standings "
-        "statistics.two_models taskfile"
+        "statistics.two_models taskfile verification verification.answers verification.checks verification.draws "
+        "verification.plausible verification.series verification.subject verification.whole"
     ),
     2: (
         "checkpoint client cluster environment evaluation executors kinds models server simulation splitcard storage "
-        "styles testing together traffic training tuning"
+        "styles testing together traffic training tuning verification.rerun"
     ),
     4: "cli verbs",
 }

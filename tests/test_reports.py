@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from fedbench.leaderboard import index
 
 from fedbench import Record, SpecError
 from fedbench.cli import main
@@ -53,7 +54,9 @@ def test_every_published_site_is_what_the_records_give(capsys):
     with pytest.raises(SystemExit) as ended:
         main(["report", "--check", str(REPORTS)])
     sites = sorted(path.parent.name for path in REPORTS.glob("*/index.html"))
-    assert capsys.readouterr().out.splitlines() == [f"{site}: as the records give it" for site in sites]
+    assert capsys.readouterr().out.splitlines() == [
+        f"{name}: as the records give it" for name in (*sites, "index.html")
+    ]
     assert ended.value.code == 0
     assert {"paper-local"} <= set(sites) <= {path.stem for path in (REPORTS / "records" / "plans").iterdir()}
 
@@ -64,7 +67,11 @@ def test_a_byte_changed_a_page_lost_and_a_page_added_are_found(tmp_path):
     board, about = tmp_path / "paper-local" / "index.html", tmp_path / "paper-local" / "about.html"
     board.write_bytes(board.read_bytes().replace(b"fedkper", b"fedkpeR", 1))
     about.rename(about.with_name("more.html"))
-    assert check_reports(tmp_path) == {"paper-local": ["about.html", "index.html", "more.html"]}
+    index(tmp_path)
+    found = check_reports(tmp_path)
+    assert found == {"paper-local": ["about.html", "index.html", "more.html"], "index.html": []}
+    (tmp_path / "index.md").unlink()
+    assert check_reports(tmp_path)["index.html"] == ["index.md"]
 
 
 def test_a_folder_without_records_or_sites_is_refused(tmp_path):

@@ -11,7 +11,6 @@ data colours keep a contrast of 3 on both backgrounds, and text, grid and paper 
 from __future__ import annotations
 
 import hashlib
-import html
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from typing import Any
 
 import vl_convert
 from fedbench.leaderboard import text
+from fedbench.leaderboard.charts.picture import picture
 
 Spec = dict[str, Any]
 
@@ -34,6 +34,8 @@ BLUE, VERMILION, GREEN, PURPLE = HUES = ("#2a84c6", "#d55e00", "#009e73", "#c264
 GREY = "#808891"
 DASHES: tuple[list[int], ...] = ([1, 0], [6, 3], [2, 2])
 FONT = "Liberation Sans, Arial, Helvetica, sans-serif"  # the first one comes with vl-convert
+_FILE = re.compile(r"[a-z0-9_-]{1,250}")
+_HASHED = re.compile(r".*-[0-9a-f]{16}")  # looks like what stands for another name
 _LONGEST = 80  # characters of a name that are drawn or read out; the tables have the whole
 
 _INKS = {  # paper, ink, soft ink, grid
@@ -54,7 +56,7 @@ class Chart:
     Parameters
     ----------
     name : str
-        What its file and its element are called: lower-case letters, digits and hyphens.
+        What its file and its element are called, see `identifier`; any other name is made one.
     title : str
         One line.
     description : str
@@ -71,27 +73,26 @@ class Chart:
     def __post_init__(self) -> None:
         for name in ("title", "description"):  # whatever a caller wove in, a control character breaks the picture
             object.__setattr__(self, name, text.printable(getattr(self, name)))
+        if not _FILE.fullmatch(self.name):
+            object.__setattr__(self, "name", identifier(self.name))
 
-    def svg(self, dark: bool = False, width: int = WIDTH) -> str:
+    def svg(self, width: int = WIDTH) -> str:
         """Return the chart as a picture: the same bytes for the same chart and the same version of vl-convert.
+
+        It follows the colours of the page it stands in, light or dark; the paper itself is transparent.
 
         Parameters
         ----------
-        dark : bool
-            For a dark page. The paper itself is transparent.
         width : int, pixels
             Of the whole picture; texts keep their size.
         """
-        spec = {**self.spec, "width": width, "config": theme(dark)}
-        drawn: str = vl_convert.vegalite_to_svg(spec, vl_version=VEGA_LITE, allowed_base_urls=[])
-        # Several pictures stand in one page, where an identifier is of the whole page; and Vega counts its own over the
-        # life of the process.
-        mine = f"{self.name}-{'dark' if dark else 'light'}-{width}"
-        for n, found in enumerate(dict.fromkeys(re.findall(r'<(?:clipPath|linearGradient) id="([^"]*)"', drawn))):
-            drawn = drawn.replace(f'id="{found}"', f'id="{mine}-{n}"').replace(f"url(#{found})", f"url(#{mine}-{n})")
-        label = html.escape(f"{self.title}. {self.description}")
-        drawn = drawn.replace("<svg ", f'<svg role="img" aria-label="{label}" ', 1)
-        return drawn.rstrip("\n") + "\n"
+        light, dark = (
+            vl_convert.vegalite_to_svg(
+                {**self.spec, "width": width, "config": theme(night)}, vl_version=VEGA_LITE, allowed_base_urls=[]
+            )
+            for night in (False, True)
+        )
+        return picture(light, dark, label=f"{self.title}. {self.description}", name=f"{self.name}-{width}")
 
 
 def theme(dark: bool) -> Spec:
@@ -154,22 +155,30 @@ def embedded(view: Spec, description: str, height: int) -> Spec:
 
 
 def identifier(*parts: str) -> str:
-    """Return a file-safe name; what had to be replaced is told apart by a few digits of a hash.
+    """Return a file-safe name: other parts never give the same, though one may be named after two others.
 
     Examples
     --------
-    >>> identifier("curves", "blood-mini")
-    'curves-blood-mini'
+    >>> identifier("curves", "blood-mini", "rounds")
+    'curves_blood-mini_rounds'
     >>> identifier("../a b")
-    'a-b-2c2c791a'
+    'a-b-2c2c791a0618990c'
     """
-    whole = "-".join(parts)
-    safe = re.sub(r"[^a-z0-9]+", "-", whole.lower()).strip("-")[:_LONGEST]
-    return safe if safe == whole else f"{safe}-{hashlib.sha256(whole.encode()).hexdigest()[:8]}".lstrip("-")
+    return "_".join(map(_safe, parts))
+
+
+def _safe(part: str) -> str:
+    safe = re.sub(r"[^a-z0-9]+", "-", part.lower()).strip("-")[:60]
+    return safe if safe == part and not _HASHED.fullmatch(part) else f"{safe or 'x'}-{digest(part)}"
+
+
+def digest(name: str) -> str:
+    """Return 16 hexadecimal digits that stand for a name: enough that nobody finds another with the same."""
+    return hashlib.sha256(name.encode(errors="surrogatepass")).hexdigest()[:16]
 
 
 def named(label: str) -> str:
-    """Return a name as charts print it: one line without control characters, cut where it is very long."""
+    """Return a name as charts print it: `text.printable`, cut where it is long."""
     label = " ".join(text.printable(label).split())
     return label if len(label) <= _LONGEST else label[: _LONGEST - 1] + "…"
 

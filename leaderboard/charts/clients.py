@@ -19,7 +19,8 @@ from fedbench.leaderboard.charts.chart import (
     named,
     reasons,
 )
-from fedbench.leaderboard.series import MethodSeries, Series
+from fedbench.leaderboard.runs import MethodSeries
+from fedbench.leaderboard.series import Series
 
 from fedbench.outcome import Values
 

@@ -21,7 +21,8 @@ from fedbench.leaderboard.charts.chart import (
     reasons,
     spread,
 )
-from fedbench.leaderboard.series import MethodSeries, Series
+from fedbench.leaderboard.runs import MethodSeries
+from fedbench.leaderboard.series import Series
 
 from fedbench.outcome import Values
 from fedbench.statistics import t_interval
@@ -87,7 +88,7 @@ def accuracy_curves(
     Parameters
     ----------
     methods : sequence of MethodSeries
-        The rows of a task, see `fedbench.leaderboard.series.read_series`.
+        The rows of a task, see `fedbench.leaderboard.runs.method_series`.
     task : str
         Its name.
     over : {"rounds", "bytes", "seconds"}

@@ -12,7 +12,6 @@ from fedbench.leaderboard.charts.chart import (
     Spec,
     between,
     embedded,
-    identifier,
     listed,
     named,
 )
@@ -121,7 +120,7 @@ def forest(
         description,
         STEP * len(rows),
     )
-    return Chart(identifier(name), title, description, spec)
+    return Chart(name, title, description, spec)
 
 
 def _row(label: str, interval: Interval) -> dict[str, str | float]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from fedbench.leaderboard.charts.chart import BLUE, Chart, Spec, embedded, identifier, listed, named
+from fedbench.leaderboard.charts.chart import BLUE, Chart, Spec, embedded, listed, named
 
 from fedbench.statistics.standings import RankInterval
 
@@ -148,7 +148,7 @@ def critical_difference(
     if difference:
         description += f" Critical difference {difference:.2f}."
     description += f" Not told apart: {'; '.join(joined)}." if joined else " All are told apart."
-    return Chart(identifier(name), title, description, embedded({"layer": layers}, description, height))
+    return Chart(name, title, description, embedded({"layer": layers}, description, height))
 
 
 def rank_ranges(ranges: Sequence[RankInterval], name: str, title: str) -> Chart | str:
@@ -202,7 +202,7 @@ def rank_ranges(ranges: Sequence[RankInterval], name: str, title: str) -> Chart 
         description,
         20 * len(rows),
     )
-    return Chart(identifier(name), title, description, spec)
+    return Chart(name, title, description, spec)
 
 
 def _whole(k: int) -> list[int]:

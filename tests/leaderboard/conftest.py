@@ -248,3 +248,9 @@ def demo(lab):
 def shown(tmp_path_factory):
     """Return the demonstration, for tests that only look at it."""
     return demonstration(Lab(tmp_path_factory.mktemp("shown") / "results"))
+
+
+@pytest.fixture(scope="session")
+def make_lab():
+    """Return what makes a results folder to fill, for fixtures that outlive a test."""
+    return Lab

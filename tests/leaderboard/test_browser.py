@@ -216,8 +216,8 @@ def test_the_first_view_is_quick_and_small(chromium, lab, tmp_path, monkeypatch)
     board = load_board(results, "demo")
     board = replace(board, tasks=tuple(copied(board.tasks[0], f"task-{n}") for n in range(10)))
     # Charts are for other pages and would take a minute here.
-    monkeypatch.setattr("fedbench.leaderboard.figures.figure_pages", lambda *_: [])
-    files = site(board, results)
+    monkeypatch.setattr("fedbench.leaderboard.figures.figure_pages", lambda _: [])
+    files = site(board)
     for name, text in files.items():
         (tmp_path / "out" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "out" / name).write_text(text, encoding="utf-8")

@@ -64,6 +64,13 @@ def test_hostile_names_are_text(demo, script):
 
 def test_escape():
     assert escape("a|b`c`\n<d> & [e](f) *g* _h_") == "a\\|b\\`c\\` &lt;d&gt; &amp; \\[e\\](f) \\*g\\* \\_h\\_"
+    assert escape("![a](b) $x$ {{y}} http://e.org WWW.e.org a@b.org") == (
+        "\\!\\[a\\](b) \\$x\\$ \\{\\{y\\}\\} http\\://e.org WWW\\.e.org a\\@b.org"
+    )
+    # What begins a line with a list, a rule or a heading; a number alone does not.
+    assert [escape(line) for line in ("- a", "+ a", "1. a", "12) a", "---", "===", "0.5", "5-fold")] == [
+        "\\- a", "\\+ a", "1\\. a", "12\\) a", "\\---", "\\===", "0.5", "5-fold",
+    ]  # fmt: skip
 
 
 def test_states_stand_in_the_table(demo):

@@ -2,11 +2,14 @@
 
 import numpy as np
 import pytest
-from fedbench.leaderboard import load_board
-from fedbench.leaderboard.series import drop_after_download, read_series, series
+from fedbench.leaderboard import load_board, render
+from fedbench.leaderboard.charts import Chart
+from fedbench.leaderboard.runs import method_series
+from fedbench.leaderboard.series import drop_after_download, series
 
 from fedbench.metrics import EXAMPLE, backward_transfer, change_since_visit
 from fedbench.outcome import Outcome
+from fedbench.records import Record
 
 
 def outcome(sampled, on_clients, local, offsets=(0, 4, 8), **others):
@@ -111,8 +114,8 @@ def test_what_a_method_does_not_have_is_none():
 
 
 def test_series_of_a_task_follow_the_board_and_skip_no_finished_seed(demo):
-    alpha = load_board(demo, "demo").tasks[0]
-    found = {method.label: method for method in read_series(demo, alpha)}
+    alpha = load_board(demo, "demo", drawn=True).tasks[0]
+    found = {method.label: method for method in method_series(alpha)}
     assert list(found) == [row.label for row in alpha.all_rows]
     assert [run.seed for run in found["fedavg"].runs] == [1, 2, 3]
     assert {run.partition for run in found["fedavg"].runs} == {"p"}
@@ -130,5 +133,25 @@ def test_two_rows_of_one_label_are_told_apart(lab):
     (lab.results / second.path).parent.parent.joinpath(moved.hash).mkdir()
     (lab.results / second.path).rename(lab.results / moved.path)
     results = lab.finish(cells=[first, moved])
-    labels = [method.label for method in read_series(results, load_board(results, "demo").tasks[0])]
+    labels = [method.label for method in method_series(load_board(results, "demo", drawn=True).tasks[0])]
     assert labels == ["fedavg (0123456789ab)", "fedavg (ba9876543210)"]
+
+
+def test_a_board_without_series_says_so(demo):
+    with pytest.raises(ValueError, match=r"alpha/fedkper/0123456789ab/seed-1 has no series; .*drawn=True"):
+        method_series(load_board(demo, "demo").tasks[0])
+
+
+def test_each_record_is_opened_once(demo, tmp_path, monkeypatch):
+    opened = []
+
+    def count(folder, real=Record.open):
+        opened.append(folder)
+        return real(folder)
+
+    monkeypatch.setattr(Record, "open", count)
+    monkeypatch.setattr(Chart, "svg", lambda self: "<svg/>")
+    render(demo, "demo", tmp_path / "out")
+    done = [folder for folder in opened if folder.is_dir() and not folder.match("fedavg/*/seed-3")]
+    assert len(set(done)) == 18
+    assert len(done) == 18

@@ -13,7 +13,7 @@ from fedbench.leaderboard.tables import FIELDS, FORMATS, as_csv, as_json, as_lat
 from fedbench.errors import SpecError
 from fedbench.metrics import METRICS
 
-FORMULAS = ["=1+1", "+1", "-1", "@SUM(A1)", "\tx", "'x"]
+FORMULAS = ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1+1", "\r\n=1+1", " =1+1", "＝1+1", "'x"]
 
 
 def read(text):
@@ -75,7 +75,15 @@ def test_a_spreadsheet_runs_no_name(lab, label):
     cell = lab.done("alpha", "fedavg", 1, 0.5)
     lab.cells[0] = cell.model_copy(update={"label": label})
     found = read(as_csv(load_board(lab.finish(), "demo")))
-    assert {row["method"] for row in found} == {f"'{label}"}
+    shown = re.sub(r"\s", " ", label)
+    assert {row["method"] for row in found} == {f"'{shown}"}
+
+
+def test_a_spreadsheet_that_splits_at_semicolons_finds_no_formula(lab):
+    cell = lab.done("alpha", "fedavg", 1, 0.5)
+    lab.cells[0] = cell.model_copy(update={"label": 'x;=1+1;"'})
+    found = list(csv.reader(io.StringIO(as_csv(load_board(lab.finish(), "demo"))), delimiter=";"))
+    assert not [value for row in found for value in row if value.startswith("=")]
 
 
 def test_hyperparameters_are_an_object_in_json_and_text_in_csv(lab):

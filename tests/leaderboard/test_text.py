@@ -1,5 +1,7 @@
 """Words and digits."""
 
+import sys
+import unicodedata
 from dataclasses import replace
 
 import pytest
@@ -75,8 +77,38 @@ def test_progress_counts_every_state(demo):
     assert text.progress(load_board(demo, "demo")) == expected
 
 
-def test_printable_takes_out_what_could_move_the_cursor_or_turn_the_text():
-    assert text.printable("a\x1b[31mb\u202ec\nd") == "a [31mb c d"
+def test_printable_shows_what_could_move_the_cursor_turn_the_text_or_hide():
+    assert text.printable("a\x1b[31mb\u202ec\nd\u200be\ud800") == "a⟨U+001B⟩[31mb⟨U+202E⟩c d⟨U+200B⟩e⟨U+D800⟩"
+    assert text.printable("naïve Ω 漢字 שלום 🙂 ± − ≈ ★") == "naïve Ω 漢字 שלום 🙂 ± − ≈ ★"
+
+
+@pytest.mark.parametrize("category", ["Cc", "Cs", "Co", "Zl", "Zp"])
+def test_printable_leaves_nothing_of_a_category_that_is_not_seen(category):
+    hidden = [chr(n) for n in range(sys.maxunicode + 1) if unicodedata.category(chr(n)) == category]
+    assert hidden
+    for start in range(0, len(hidden), 100):
+        shown = text.printable("".join(hidden[start : start + 100]))
+        assert not set(shown) & set(hidden)
+
+
+def test_printable_leaves_no_mark_of_direction_and_nothing_without_a_width():
+    # Unicode's Bidi_Control, and its format characters but for those that are seen (signs of Arabic, Kaithi, Egyptian).
+    marks = "\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
+    seen = "\u0600\u0601\u0602\u0603\u0604\u0605\u06dd\u070f\u0890\u0891\u08e2\U000110bd\U000110cd"
+    formats = {chr(n) for n in range(sys.maxunicode + 1) if unicodedata.category(chr(n)) == "Cf"}
+    formats -= {*seen, *map(chr, range(0x13430, 0x13440))}
+    assert formats > set(marks)
+    for mark in formats:
+        assert text.printable(f"a{mark}b") == f"a⟨U+{ord(mark):04X}⟩b"
+
+
+def test_printable_cuts_what_is_too_long_and_says_so():
+    assert text.printable("x" * 4_000) == "x" * 4_000
+    assert text.printable("x" * 1_234_567) == "x" * 4_000 + " … [cut: 1,234,567 characters]"
+    assert len(text.printable("\u202e" * 10_000)) < 40_000
+    assert text.printable("e" + "\u0301" * 100) == "e" + "\u0301" * 4
+    assert sum(len(content) for _, content in text.blocks("word " * 1_000_000)) < 21_000
+    assert sum(map(len, text.paragraphs("word\n\n" * 1_000_000))) < 21_000
 
 
 def test_paragraphs_of_a_docstring():
@@ -115,7 +147,7 @@ def test_blocks_of_a_docstring():
 
 
 def test_lines_keep_their_breaks_and_nothing_else_that_moves_the_cursor():
-    assert text.lines("a\n  b\x1b[2J") == ["a", "  b [2J"]
+    assert text.lines("a\n  b\x1b[2J") == ["a", "  b⟨U+001B⟩[2J"]
 
 
 def test_a_command_makes_one_cell_again(demo):
