@@ -510,34 +510,42 @@ class _Trials:
 )
 @click.option("--format", "form", metavar="csv|json|latex", help="Write this file beside the board, and no board.")
 @click.option("--stdout", is_flag=True, help="Print it, with --format, and write nothing.")
+@click.option("--with-records", is_flag=True, help="Put the records beside the board as well, as records.tar.xz.")
 @_results
 @_reports
 def report(
-    suite: str, published: Path | None, form: str | None, stdout: bool, results: Path, reports: Path
+    suite: str,
+    published: Path | None,
+    form: str | None,
+    stdout: bool,
+    with_records: bool,
+    results: Path,
+    reports: Path,
 ) -> int | None:
     """Render a suite's board from its records.
 
     --format csv or json gives a row for each cell and metric, latex the table
-    of a paper.
+    of a paper. --out may also be a records.tar.xz.
     """
-    from fedbench import records, verbs
+    from fedbench import records, release, verbs
 
     if published is not None:
         return _print_check(verbs.check_reports(published))
     if form is None and stdout:
         raise click.UsageError("--stdout prints a file: say which with --format csv, json or latex.")
-    if form is not None:
-        name, text = verbs.table(suite, form, results)
-        if stdout:
-            click.echo(text, nl=False)
-        else:
-            path = reports / suite / name
-            records.write_atomic(path, text)
-            click.echo(f"wrote {path}")
-        return None
-    pages = verbs.report(suite, results, reports)
-    _print_board(_console(), suite, results)
-    _print_pages(pages)
+    with release.opened(results) as folder:
+        if form is None:
+            pages = verbs.report(suite, folder, reports, with_records=with_records)
+            _print_board(_console(), suite, folder)
+            _print_pages(pages)
+            return None
+        name, text = verbs.table(suite, form, folder)
+    if stdout:
+        click.echo(text, nl=False)
+    else:
+        path = reports / suite / name
+        records.write_atomic(path, text)
+        click.echo(f"wrote {path}")
     return None
 
 
@@ -867,10 +875,10 @@ def _print_checked(checked: Checked, as_json: bool) -> None:
         return
     for check in checked.checks:
         said = f": {shown(check.evidence, 400)}" if check.evidence else ""
-        click.echo(f"{check.number:2} {'FOUND' if check.findings else 'ok   '}  {shown(check.title)}{said}")
+        mark = "FOUND" if check.findings else "ok   " if check.applicable else "n/a  "
+        _say([f"{check.number:2} {mark}  {shown(check.title)}{said}"])
         for finding in check.findings:
-            click.echo(f"            {shown(finding.what, 400)}")
-            click.echo(f"            mend: {shown(finding.mend, 400)}")
+            _say([f"    {shown(finding.what, 400)}", f"    mend: {shown(finding.mend, 400)}"])
     if (of := checked.submission) is not None:
         click.echo(f"\n{of.method}: {of.provider} ({of.entry_point}), {shown(of.licence)}, {of.url}")
         click.echo(f"by {', '.join(map(shown, of.authors))}{f', {shown(of.contact)}' if of.contact else ''}")
@@ -900,16 +908,17 @@ def _print_decisions(decisions: Sequence[Decision]) -> None:
 @click.option("--device", default="cpu", show_default=True, metavar="cpu|cuda|mps", help="Where a re-run computes.")
 @_data_dir
 def verify(path: Path, rerun: int | None, yes: bool, as_json: bool, **chosen: Any) -> int:
-    """Check every number of a results folder, or of one record.
+    """Check every number of a results folder, a records.tar.xz or one record.
 
     Numbered checks say what they found and how to mend it. Nothing is changed,
     and no method runs but with --rerun: see docs/verify.md.
     """
     import json
 
-    from fedbench import verbs
+    from fedbench import release, verbs
 
-    report = verbs.verify(path, rerun=rerun or 0, agree=lambda drawn: yes or _agreed(drawn), **chosen)
+    with release.opened(path) as folder:
+        report = verbs.verify(folder, rerun=rerun or 0, agree=lambda drawn: yes or _agreed(drawn), **chosen)
     if as_json:
         click.echo(json.dumps(report.plain(), indent=1))
     else:

@@ -282,6 +282,8 @@ def write(
     clients: Mapping[str, Any],
     arrays: Arrays,
     weights: bytes | None = None,
+    *,
+    deflated: bool = True,
 ) -> Record:
     """Write a record whole or not at all, and return it.
 
@@ -299,6 +301,8 @@ def write(
         See `ARRAYS`.
     weights : bytes, optional
         A safetensors file with the final models.
+    deflated : bool
+        Deflate the arrays; not where all records will be compressed together.
 
     Raises
     ------
@@ -315,7 +319,7 @@ def write(
                 pa.table(dict(columns)), staging / name, compression="zstd",
                 write_statistics=False, use_dictionary=False, store_schema=False,
             )  # fmt: skip
-        (staging / PREDICTIONS).write_bytes(_npz(arrays))
+        (staging / PREDICTIONS).write_bytes(_npz(arrays, zipfile.ZIP_DEFLATED if deflated else zipfile.ZIP_STORED))
         if weights is not None:
             (staging / WEIGHTS).write_bytes(weights)
         for path in staging.iterdir():
@@ -372,6 +376,22 @@ def read_plan(path: Path) -> Plan:
         The file is missing, damaged or of a newer schema.
     """
     return _parse(Plan, path)
+
+
+def rewrite(record: Record, folder: Path) -> Record:
+    """Write a record again elsewhere, with its arrays stored plain and without its weights; the digest is the same.
+
+    Raises
+    ------
+    RecordError
+        It is not, as the record is of an older schema; copy its files instead.
+    """
+    again = write(folder, record.info, _columns(record.rounds), _columns(record.clients), record.arrays, deflated=False)
+    if again.digest != record.digest:
+        raise RecordError(
+            f"{record.folder} cannot be written again, as it has schema {record.manifest.schema_version}."
+        )
+    return again
 
 
 def write_failure(folder: Path, failure: Failure) -> None:
@@ -559,14 +579,14 @@ def _columns(table: pa.Table) -> dict[str, Any]:
     return {name: table.column(name) for name in table.column_names}
 
 
-def _npz(arrays: Arrays) -> bytes:
-    """Return a deflated .npz with fixed dates, so that equal arrays give equal files."""
+def _npz(arrays: Arrays, compression: int) -> bytes:
+    """Return an .npz with fixed dates, so that equal arrays give equal files."""
     buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED, compresslevel=6) as archive:
+    with zipfile.ZipFile(buffer, "w", compression, compresslevel=6) as archive:
         for name, array in sorted(arrays.items()):
             member = io.BytesIO()
             np.lib.format.write_array(member, np.ascontiguousarray(array), allow_pickle=False)
             entry = zipfile.ZipInfo(f"{name}.npy", date_time=(1980, 1, 1, 0, 0, 0))
-            entry.compress_type = zipfile.ZIP_DEFLATED
+            entry.compress_type = compression
             archive.writestr(entry, member.getvalue())
     return buffer.getvalue()

@@ -609,8 +609,17 @@ def tune(
     return tuned, path
 
 
-def report(suite: str, results: Path = RESULTS, reports: Path = REPORTS) -> list[Path]:
+def report(suite: str, results: Path = RESULTS, reports: Path = REPORTS, *, with_records: bool = False) -> list[Path]:
     """Render a suite's board from the records in a results folder, and the page over all boards; return the pages.
+
+    Parameters
+    ----------
+    suite : str
+        Its name.
+    results, reports : Path
+        A results folder, and the folder that holds one for each board.
+    with_records : bool
+        Put the records beside the board as well, in one file; see `fedbench.release`.
 
     Raises
     ------
@@ -619,10 +628,13 @@ def report(suite: str, results: Path = RESULTS, reports: Path = REPORTS) -> list
     SpecError
         The reports folder cannot be written.
     """
-    from fedbench import leaderboard
+    from fedbench import leaderboard, release
 
     try:
-        return [*leaderboard.render(results, suite, reports / suite), *leaderboard.index(reports)]
+        pages = [*leaderboard.render(results, suite, reports / suite), *leaderboard.index(reports)]
+        if with_records:
+            release.pack(results, suite, reports / suite / release.NAME)
+        return pages
     except OSError as error:
         raise SpecError(
             f"reports folder {reports / suite} cannot be written ({error.strerror}); the records are whole: run "
@@ -638,7 +650,8 @@ def check_reports(folder: Path) -> dict[str, list[str]]:
     Parameters
     ----------
     folder : Path
-        Holds the records as ``records/``, and beside them a folder for each suite whose site is published.
+        Holds the records as ``records/``, and beside them a folder for each suite whose site is published. A site that
+        has its records in one file beside it (see `fedbench.release`) is made from these.
 
     Raises
     ------
@@ -649,7 +662,7 @@ def check_reports(folder: Path) -> dict[str, list[str]]:
     """
     import tempfile
 
-    from fedbench import leaderboard
+    from fedbench import leaderboard, release
 
     results = folder / "records"
     if not (results / "plans").is_dir():
@@ -660,9 +673,11 @@ def check_reports(folder: Path) -> dict[str, list[str]]:
     differing: dict[str, list[str]] = {}
     with tempfile.TemporaryDirectory(prefix="fedbench-check-") as scratch:
         for site in published:
-            again = Path(scratch) / site.name
-            leaderboard.render(results, site.name, again)
+            again, own = Path(scratch) / site.name, site / release.NAME
+            with release.opened(own if own.is_file() else results) as folder_of_site:
+                leaderboard.render(folder_of_site, site.name, again)
             made, there = _files(again), _files(site)
+            there.pop(release.NAME, None)
             differing[site.name] = sorted(name for name in {*made, *there} if made.get(name) != there.get(name))
         names = [path.relative_to(scratch) for path in leaderboard.index(Path(scratch))]
         differing["index.html"] = [
@@ -963,7 +978,9 @@ def submit_log(board: Path, since: Path | None = None) -> tuple[tuple[Submitted,
         A line of the log was changed, taken out or put in.
     """
     from fedbench.submissions import decisions
+    from fedbench.submissions.rules import check_folder
 
+    check_folder(board)
     log = decisions.read(board)
     return decisions.submitted(log), log if since is None else decisions.grown(board, since)
 

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 from fedbench.leaderboard import index
 
-from fedbench import Record, SpecError
+from fedbench import Record, SpecError, release
 from fedbench.cli import main
+from fedbench.records import read_plan
 from fedbench.verbs import check_reports
 
 REPORTS = Path(__file__).parents[1] / "reports"
@@ -31,6 +32,19 @@ def test_a_published_record_is_whole_and_stands_where_its_identity_says(folder):
     assert folder.parts[-4:] == (info.identity["task"]["name"], method, info.hash, f"seed-{info.seed}")
     assert info.environment.commit is not None
     assert not info.environment.commit.endswith("+"), "made from a tree with changes"
+
+
+@pytest.mark.parametrize("path", sorted(REPORTS.glob("*/records.tar.xz")), ids=lambda path: path.parent.name)
+def test_a_published_release_holds_whole_records_of_clean_commits(path):
+    with release.opened(path) as folder:
+        plan = read_plan(folder / "plans" / f"{path.parent.name}.json")
+        found = {manifest.parent.relative_to(folder).as_posix() for manifest in folder.rglob("manifest.json")}
+        assert found <= {cell.path for cell in plan.cells}
+        assert len(found) > 0.9 * len(plan.cells)
+        for place in found:
+            record = Record.open(folder / place)
+            record.verify()
+            assert not str(record.info.environment.commit).endswith("+"), "made from a tree with changes"
 
 
 def test_the_fidelity_table_is_what_the_records_give():
@@ -58,7 +72,9 @@ def test_every_published_site_is_what_the_records_give(capsys):
         f"{name}: as the records give it" for name in (*sites, "index.html")
     ]
     assert ended.value.code == 0
-    assert {"paper-local"} <= set(sites) <= {path.stem for path in (REPORTS / "records" / "plans").iterdir()}
+    own = {path.parent.name for path in REPORTS.glob("*/records.tar.xz")}
+    assert {"paper-local", "quick", "quick-robust"} <= set(sites)
+    assert set(sites) <= own | {path.stem for path in (REPORTS / "records" / "plans").iterdir()}
 
 
 def test_a_byte_changed_a_page_lost_and_a_page_added_are_found(tmp_path):
