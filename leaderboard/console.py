@@ -1,11 +1,12 @@
-"""A board in the terminal: one compact table a task, 80 columns wide or more."""
+"""A board in the terminal: one compact table over all tasks and one a task, 80 columns wide or more."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 from fedbench.leaderboard import text
-from fedbench.leaderboard.board import Board, Row, TaskBoard
+from fedbench.leaderboard.board import Board, Row
+from fedbench.leaderboard.verdicts import Verdict, Verdicts
 from rich import box
 from rich.console import Console
 from rich.table import Table
@@ -32,7 +33,8 @@ class SummaryRow:
     Parameters
     ----------
     task, rank, method : str
-        What the line is about; the rank is empty where there is none.
+        What the line is about; no name of a task stands for all, the rank is ``1=`` where the first place is shared by
+        test, and empty where there is none.
     values : tuple of str
         One a column of `COLUMNS`, then the traffic of the whole run; a dash is "not defined".
     note : str
@@ -56,25 +58,36 @@ class SummaryRow:
 
 
 def summary(board: Board) -> list[SummaryRow]:
-    """Return the compact table of all tasks: methods by rank, then reference points."""
-    return [_summary_row(task, row) for task in board.tasks for row in task.all_rows]
+    """Return the compact tables, the one over all tasks first: methods by rank, then reference points."""
+    return [row for verdict in Verdicts(board).tables for row in _summary_rows(verdict)]
 
 
 def terminal(board: Board, console: Console) -> None:
-    """Print one table a task, with every hole and warning named below it, and a line for tasks not begun."""
-    rows = {task.name: [row for row in summary(board) if row.task == task.name] for task in board.tasks}
-    begun = [task for task in board.tasks if any(row.note != "missing" for row in rows[task.name])]
-    for task in begun:
-        _print_task(task, rows[task.name], console)
-    if len(begun) < len(board.tasks):
-        rest = ", ".join(text.printable(task.name) for task in board.tasks if task not in begun)
+    """Print a table over all tasks and one a task, with holes and warnings below it; and name the tasks not begun."""
+    waiting = []
+    for verdict in Verdicts(board).tables:
+        rows = _summary_rows(verdict)
+        if not verdict.table.name:
+            if any(row.valued for row in verdict.table.rows):
+                _print_table(verdict, rows, console)
+        elif any(row.note != "missing" for row in rows):
+            _print_table(verdict, rows, console)
+        else:
+            waiting.append(text.printable(verdict.table.name))
+    if waiting:
+        rest = ", ".join(waiting)
         console.print(Text(f"Not run yet: {rest}.", style="yellow"))
     units = "Accuracies, consistency and balance in %, BwT in points; mean over seeds ± half its 95 % t interval."
     descriptive = " Descriptive: all seeds share one split." if board.track == "faithful" else ""
     console.print(Text(f"{units}{descriptive} – is not defined. {text.progress(board)}."), style="dim")
 
 
-def _summary_row(task: TaskBoard, row: Row) -> SummaryRow:
+def _summary_rows(verdict: Verdict) -> list[SummaryRow]:
+    return [_summary_row(verdict, row) for row in verdict.table.all_rows]
+
+
+def _summary_row(verdict: Verdict, row: Row) -> SummaryRow:
+    task = verdict.table
     values = []
     for number, name in enumerate(COLUMNS):
         score, metric = row.scores[name], METRICS[name]
@@ -85,7 +98,7 @@ def _summary_row(task: TaskBoard, row: Row) -> SummaryRow:
     values.append(text.figure(sum(known), METRICS["bytes_up"]) if len(known) == len(traffic) else "–")
     return SummaryRow(
         task=task.name,
-        rank="" if row.rank is None else str(row.rank),
+        rank="" if row.rank is None else verdict.place(row),
         method=text.printable(row.label),
         values=tuple(values),
         note=text.printable(text.note(row, task.primary)),
@@ -95,10 +108,11 @@ def _summary_row(task: TaskBoard, row: Row) -> SummaryRow:
     )
 
 
-def _print_task(task: TaskBoard, rows: list[SummaryRow], console: Console) -> None:
+def _print_table(verdict: Verdict, rows: list[SummaryRow], console: Console) -> None:
+    task = verdict.table
     # Text, not str: square brackets of a label such as fedkper[distil=False] are no markup.
     heading = Text(text.printable(task.title), style="bold")
-    if task.title != task.name:
+    if task.name and task.title != task.name:
         heading.append(f" ({task.name})", style="not bold dim")
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1 if console.width >= _ROOMY else 0), title_justify="left")
     table.add_column("#", justify="right")
@@ -108,7 +122,7 @@ def _print_task(task: TaskBoard, rows: list[SummaryRow], console: Console) -> No
     for before, row in zip([None, *rows], rows, strict=False):
         if row.reference and before and not before.reference:
             table.add_section()
-        style = "dim" if row.reference else "bold" if row.rank == "1" else ""
+        style = "dim" if row.reference else "bold" if row.rank in ("1", "1=") else ""
         table.add_row(
             Text(row.rank),
             Text(text.shared((row.method, row.standing))),
@@ -117,6 +131,7 @@ def _print_task(task: TaskBoard, rows: list[SummaryRow], console: Console) -> No
         )
     console.print(heading)
     console.print(table)
+    console.print(Text(text.printable(verdict.sentence)))
     for warning in task.warnings:
         console.print(Text(f"! {text.printable(warning)}", style="yellow"))
     origins: dict[str, list[str]] = {}

@@ -85,7 +85,10 @@ def overall(board: Board) -> TaskBoard | None:
     return TaskBoard(
         name="",
         title="All tasks",
-        description="",
+        description=(
+            f"Each value is the mean over {len(board.tasks)} tasks ({', '.join(task.name for task in board.tasks)}); "
+            "only methods that are complete on all of them."
+        ),
         licence="",
         facts=(),
         primary=primary,

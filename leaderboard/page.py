@@ -25,7 +25,6 @@ from fedbench.leaderboard.comparison import REFERENCE
 from fedbench.leaderboard.entry import ENTRY, entry
 from fedbench.leaderboard.fidelity import PAPER, matches
 from fedbench.leaderboard.markdown import markdown
-from fedbench.leaderboard.overall import overall
 from fedbench.leaderboard.resolution import Resolution, resolutions
 from fedbench.leaderboard.splits import STEP, picture
 from fedbench.leaderboard.verdicts import Verdicts, decided
@@ -73,8 +72,9 @@ def render(results: Path, suite: str, out: Path) -> list[Path]:
         The folder is not writable.
     """
     board = load_board(results, suite, drawn=True)
-    files = site(board)
-    first = {"index.html": files.pop("index.html"), "leaderboard.md": markdown(board)}
+    verdicts = Verdicts(board)
+    files = site(board, verdicts)
+    first = {"index.html": files.pop("index.html"), "leaderboard.md": markdown(board, verdicts)}
     files = first | {name: files[name] for name in sorted(files)}
     for name, content in files.items():
         write_atomic(out / name, content)
@@ -86,9 +86,12 @@ def render(results: Path, suite: str, out: Path) -> list[Path]:
     return [out / name for name in files]
 
 
-def site(board: Board) -> dict[str, str]:
-    """Return all files of the site of a board with series, but the Markdown, by their path below its folder."""
-    shown = _Site(board)
+def site(board: Board, verdicts: Verdicts | None = None) -> dict[str, str]:
+    """Return all files of the site of a board with series, but the Markdown, by their path below its folder.
+
+    The statistics are computed where none are given.
+    """
+    shown = _Site(board, verdicts or Verdicts(board))
     files = {
         "index.html": shown.page("index.html", "Board"),
         "methods.html": shown.page("methods.html", "Methods"),
@@ -163,15 +166,13 @@ class Method:
 class _Site:
     """What the pages of one board share."""
 
-    def __init__(self, board: Board) -> None:
+    def __init__(self, board: Board, verdicts: Verdicts) -> None:
         self.board = board
-        wide = overall(board)
-        self.tables = [*([wide] if wide else []), *board.tasks]
+        self.tables = [verdict.table for verdict in verdicts.tables]
         # The first table with something to compare.
         whole = [any(row.valued and row.complete for row in table.rows) for table in self.tables]
         self.first = whole.index(True) if any(whole) else 0
-        verdicts = Verdicts(board)
-        self.verdicts = {table.name: verdicts.of(table) for table in self.tables}
+        self.verdicts = {verdict.table.name: verdict for verdict in verdicts.tables}
         self.fidelity = matches(board)
         self.figures = figures.figure_pages(self.verdicts)
         found = {_canonical(cell.info.environment): cell.info.environment for cell in board.cells if cell.info}
@@ -217,41 +218,9 @@ class _Site:
         rows = (row for task in self.board.tasks for row in task.all_rows)
         return sorted({part for row in rows for part in row.mechanisms})
 
-    def choices(self, table: TaskBoard) -> list[tuple[str, str, str, str]]:
-        """Return purpose, metric, best methods and how sure that is, for whoever wants one answer."""
-        verdict = self.verdicts[table.name]
-        found = []
-        for purpose, name in CHOICES:
-            best = sorted(table.best(name))
-            if best:
-                row = next(row for row in table.rows if row.label == best[0])
-                value = text.quantity(row.scores[name], METRICS[name])
-                if name == "bwt":  # never without accuracy: a constant predictor has a perfect one
-                    accuracy = METRICS["global_accuracy_mean"]
-                    value += f" at {text.quantity(row.scores[accuracy.name], accuracy)} global accuracy"
-                tied = sorted(verdict.tied(name) - set(best))
-                if not verdict.tested(name):
-                    sure = "not tested"
-                elif tied:
-                    sure = f"tied with {text.some(tied, 3)}"
-                else:
-                    sure = "separated from all others"
-                found.append((purpose, name, text.some(best, 3), f"{value}; {sure}"))
-        return found
-
 
 EFFECT = 0.01
 """The difference, a fraction, for which the page about the board says how many seeds it needs."""
-
-CHOICES = (
-    ("One model for everybody", "global_accuracy_mean"),
-    ("The model right after local training", "local_accuracy_mean"),
-    ("A model for each client", "personal_accuracy"),
-    ("No client left behind", "worst_fifth_accuracy"),
-    ("Remember what was learnt", "bwt"),
-    ("Little traffic", "bytes_up"),
-)
-"""What a reader may want, and the metric that answers it."""
 
 
 def slug(name: str) -> str:

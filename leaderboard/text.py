@@ -23,6 +23,7 @@ from fedbench.metrics import METRICS, Metric
 NOT_DEFINED = "not defined"
 ONE_SEED = "one seed"
 BEST = "★"
+TIED = "≈"
 LONGEST = 4_000
 """Characters of one text that are shown; what is cut off says so, and stays whole in the record."""
 LONGEST_CARD = 20_000
@@ -186,10 +187,10 @@ def details(score: Score, metric: Metric) -> str:
 
 
 def seeds(row: Row) -> str:
-    """Return how many seeds a row rests on: ``3``, ``2 of 3``, ``one seed``; over all tasks, ``4 of 6`` cells."""
-    if not row.complete:
-        return f"{len(row.done)} of {len(row.cells)}"
+    """Return how many seeds a row rests on: ``3``, ``2 of 3``, ``one seed``; over all tasks, ``4 of 6 cells``."""
     number = len({cell.seed for cell in row.cells})
+    if not row.complete:
+        return f"{len(row.done)} of {len(row.cells)}" + (" cells" if number < len(row.cells) else "")
     return ONE_SEED if number == 1 else str(number)
 
 
@@ -273,6 +274,9 @@ def caveats(board: Board) -> list[str]:
         "sets, and the worst fifth for a steadier value.",
         "A method with a missing or failed seed is shown and not ranked. Reference points (training alone, all data "
         "in one place, the most frequent class) show what is easy and what is possible; they are never ranked.",
+        "“1=” is a first place that several share, as no paired test separates them. The range with a rank, as 1–2, is "
+        "its 95 % bootstrap interval over seeds. It is not corrected for the number of methods, so it can look surer "
+        "than the test; with fewer than ten seeds it describes, nothing more.",
         *([_SUBMITTED] if submitted else []),
     ]
 
@@ -323,7 +327,7 @@ def blocks(docstring: str) -> list[tuple[str, str]]:
             if as_written or _indented(lines[0]):
                 found.append(("verbatim", "\n".join(lines)))
             else:
-                found.append(("paragraph", " ".join(" ".join(lines).split())))
+                found.append(("paragraph", _FOOTNOTE.sub(r"\1", " ".join(" ".join(lines).split()))))
     return found
 
 
@@ -362,6 +366,7 @@ _SUBMITTED = (
     "and nobody else has run them. “Verified”: cells of them were trained again here, with the same result. "
     "“Superseded” and “withdrawn” rows have no values any more, and their names stay taken."
 )
+_FOOTNOTE = re.compile(r"(\[\d+\])_(?!\w)")  # reStructuredText: [1]_ points to the reference [1]
 _VERBATIM = frozenset({"Parameters", "Returns", "Raises", "Examples", "References"})
 _WORDS = {1: "one", 2: "two", 3: "three", 4: "four", 5: "five"}
 

@@ -207,5 +207,5 @@ def rank_ranges(ranges: Sequence[RankInterval], name: str, title: str) -> Chart 
 
 def _whole(k: int) -> list[int]:
     """Return the ranks that an axis shows: all, or every so many with the first and the last."""
-    step = max(1, -(-k // 8))
+    step = max(1, -(-k // 12))
     return sorted({1, *(at for at in range(step, k, step) if min(at - 1, k - at) >= 0.75 * step), k})

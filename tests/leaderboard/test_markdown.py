@@ -1,5 +1,6 @@
 """Markdown: the exact table of the case worked by hand, and nothing that breaks out of a cell."""
 
+import pytest
 from fedbench.leaderboard import load_board
 from fedbench.leaderboard.markdown import escape, markdown
 
@@ -14,9 +15,10 @@ TABLE = """\
 | Worst client ↑ (%) | Worst fifth of the clients ↑ (%) \
 | Balance ↑ (%) |
 | --- | --- | --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |
-| 1 | fedkper\\[distil=False\\] | set by hand | 3 | **80.0 ± 24.8** ★ | **80.0 ± 24.8** ★ | −12.5 ± 0.0 | 100.0 ± 0.0 \
+| 1 (1–1) | fedkper\\[distil=False\\] | set by hand | 3 \
+| **80.0 ± 24.8** ★ | **80.0 ± 24.8** ★ | −12.5 ± 0.0 | 100.0 ± 0.0 \
 | 62.5 ± 0.0 | 50.0 ± 0.0 | 100.0 ± 0.0 | not defined | not defined | not defined | **71.3 ± 12.4** ★ |
-| 2 | fedavg | defaults | 3 | 60.0 ± 24.8 | 60.0 ± 24.8 | −12.5 ± 0.0 | 100.0 ± 0.0 \
+| 2 (2–2) | fedavg | defaults | 3 | 60.0 ± 24.8 | 60.0 ± 24.8 | −12.5 ± 0.0 | 100.0 ± 0.0 \
 | 62.5 ± 0.0 | 50.0 ± 0.0 | 100.0 ± 0.0 | not defined | not defined | not defined | 61.3 ± 12.4 |
 | – | fedper | defaults | 3 | not defined | not defined | not defined | not defined \
 | 62.5 ± 0.0 | 50.0 ± 0.0 | 100.0 ± 0.0 | 75.0 ± 0.0 | 50.0 ± 0.0 | 50.0 ± 0.0 | not defined |
@@ -32,6 +34,58 @@ Reference points, shown and never ranked:
 
 def test_the_table_worked_by_hand(demo):
     assert TABLE in markdown(load_board(demo, "demo"))
+
+
+@pytest.fixture
+def two_tasks(lab):
+    """Return a robust board of 2 tasks and 6 seeds: fedavg 50 % and 70 %, fedkper 70 % and 90 % at every seed.
+
+    fedprox is missing on beta at one seed.
+    """
+    for seed in range(6):
+        for task, accuracy in (("alpha", 0.5), ("beta", 0.7)):
+            lab.done(task, "fedavg", seed, accuracy)
+            lab.done(task, "fedkper", seed, accuracy + 0.2)
+        lab.done("alpha", "fedprox", seed, 0.5)
+        if seed:
+            lab.done("beta", "fedprox", seed, 0.5)
+        else:
+            lab.plan("beta", "fedprox", seed)
+    return lab.finish(track="robust")
+
+
+def test_all_tasks_come_first_and_say_who_leads_and_how_sure_that_is(two_tasks):
+    shown = markdown(load_board(two_tasks, "demo"))
+    first = shown[shown.index("## ") : shown.index("## Task alpha")]
+    assert first.startswith("## All tasks\n")
+    # 12 differences of the same sign: p = 2 / 2^12, and one pair.
+    assert "fedkper stands first alone: it is separated from every other method (sign-flip test over 12 cells" in first
+    # Means over tasks at every seed: (50 + 70) / 2 and (70 + 90) / 2, without any spread.
+    assert "| 1 (1–1) | fedkper | defaults | 6 | **80.0 ± 0.0** ★ | **80.0 ± 0.0** ★ | −12.5 ± 0.0 |" in first
+    assert "| 2 (2–2) | fedavg | defaults | 6 | 60.0 ± 0.0 | 60.0 ± 0.0 | −12.5 ± 0.0 |" in first
+    assert f"| – | fedprox | defaults | incomplete on beta |{' – |' * 11}" in first
+    assert (
+        "| One model for everybody | Global accuracy, mean over rounds | fedkper | 80.0 ± 0.0 % "
+        "| separated from all others |"
+    ) in first
+    assert "| fedavg | 6 | 2.0 MB | 4.0 MB | 300 | 30 |" in first
+
+
+def test_a_single_task_is_all_there_is(robust):
+    shown = markdown(load_board(robust, "demo"))
+    assert "All tasks" not in shown
+    assert (
+        "| One model for everybody | Global accuracy, mean over rounds | fedkper | 75.0 ± 3.3 % | tied with fedntd |"
+        in (shown)
+    )
+
+
+def test_what_a_test_does_not_separate_from_the_best_is_marked(robust):
+    shown = markdown(load_board(robust, "demo"))
+    # fedkper has 70 and 80 % in turn: s = 5 · sqrt(12 / 11) = 5.22, half 2.201 · 5.22 / sqrt(12) = 3.3; fedntd has 70
+    # for 80 once: mean 74.2, s = sqrt((7 · 4.17² + 5 · 5.83²) / 11) = 5.15, half 3.3.
+    assert "| 1= (1–1) | fedkper | defaults | 12 | **75.0 ± 3.3** ★ |" in shown
+    assert "| 1= (1–2) | fedntd | defaults | 12 | *74.2 ± 3.3* ≈ |" in shown
 
 
 def test_it_says_what_tests_say(demo):

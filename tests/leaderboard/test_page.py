@@ -300,7 +300,7 @@ def test_the_same_records_give_the_same_bytes_wherever_and_in_whatever_order_the
 def test_pages_are_replaced_whole_or_not_at_all(demo, tmp_path, monkeypatch):
     out = tmp_path / "out"
     before = read(out, render(demo, "demo", out))
-    monkeypatch.setattr("fedbench.leaderboard.page.markdown", lambda board: 1 / 0)
+    monkeypatch.setattr("fedbench.leaderboard.page.markdown", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         render(demo, "demo", out)
     assert read(out, [path for path in out.rglob("*") if path.is_file()]) == before

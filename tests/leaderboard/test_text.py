@@ -144,6 +144,7 @@ def test_blocks_of_a_docstring():
         ("verbatim", '.. [1] A. Author,\n   "Title".'),
     ]
     assert text.blocks("") == []
+    assert text.blocks("Data [1]_, from [12]_.") == [("paragraph", "Data [1], from [12].")]
 
 
 def test_lines_keep_their_breaks_and_nothing_else_that_moves_the_cursor():

@@ -98,18 +98,19 @@ async function copy(code) {
   }
 }
 
-// Charts: the picture is there; once it comes into view, its interactive twin takes its place.
-const site = { specs: {}, themes: {} };
+// Charts: the picture is there; once it comes into view, its interactive twin takes its place. What it shows stands in
+// the page as data, which no browser runs.
+const site = { themes: {} };
 window.site = site;
 const ERRORS = 1;  // what Vega may log
-const loaded = {};
-const here = document.currentScript.src.replace(/assets\/site\.js$/, "");
+const library = document.currentScript.src.replace(/site\.js$/, "vega.js");
+let loaded;
 
-function load(path) {
-  loaded[path] ??= new Promise((resolve, reject) => {
-    document.head.append(element("script", { src: here + path, onload: resolve, onerror: reject }));
+function load() {
+  loaded ??= new Promise((resolve, reject) => {
+    document.head.append(element("script", { src: library, onload: resolve, onerror: reject }));
   });
-  return loaded[path];
+  return loaded;
 }
 
 function charts() {
@@ -120,9 +121,9 @@ function charts() {
     const name = drawing.dataset.chart;
     const place = element("div", { className: "drawn" });
     try {
-      await Promise.all([load("assets/vega.js"), load(`charts/${name}.js`)]);
+      await load();
       drawing.append(place);  // it needs a width before it is drawn
-      await vegaEmbed(place, site.specs[name], {
+      await vegaEmbed(place, JSON.parse(document.getElementById(`${name}-spec`).textContent), {
         actions: false, ast: true, defaultStyle: false, logLevel: ERRORS, renderer: "svg",
         config: site.themes[dark.matches ? "dark" : "light"],
         tooltip: { disableDefaultStyle: true },
