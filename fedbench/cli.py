@@ -836,7 +836,10 @@ def submit_withdraw(name: str, board: Path, reason: str, suite: str | None, by: 
     """Take a method's values off a board; its line stays, and its name stays taken."""
     from fedbench import verbs
 
-    _print_decisions(verbs.submit_withdraw(name, board, reason=reason, suite=suite, by=by))
+    withdrawn = verbs.submit_withdraw(name, board, reason=reason, suite=suite, by=by)
+    _print_decisions(withdrawn)
+    for of in withdrawn:
+        click.echo(f"next: fedbench report --suite {of.suite} --out {board}")
 
 
 @submit.command("log")
@@ -892,10 +895,8 @@ def _print_decisions(decisions: Sequence[Decision]) -> None:
     from fedbench.characters import shown
 
     for of in decisions:
-        click.echo(
-            f"{of.at}  {of.action:11}  {of.method} of {of.distribution} {of.version} on {of.suite}, "
-            f"archive {of.archive[:12]}, by {shown(of.by)}: {shown(of.reason, 200)}"
-        )
+        _say([f"{of.at}  {of.action:11}  {of.method} of {of.distribution} {of.version} on {of.suite}, "
+              f"archive {of.archive[:12]}, by {shown(of.by)}: {shown(of.reason, 200)}"])  # fmt: skip
 
 
 @cli.command()

@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import re
 import shutil
 import struct
 import zipfile
@@ -454,6 +455,63 @@ def test_one_record_alone(honest):
     assert {result.name for result in report.results if result.state == "not applicable"} == {
         "plans", "paired", "copies",
     }  # fmt: skip
+
+
+@pytest.mark.parametrize("levels", [1, 2, 3])
+def test_a_part_of_a_results_folder(honest, levels, monkeypatch):
+    folder = only(honest).parents[levels - 1]
+    report = verify(folder)
+    assert (report.passed, report.records) == (True, 1)
+    (identity,) = [result for result in report.results if result.name == "identity"]
+    assert identity.findings[0].where == only(honest).relative_to(honest).as_posix()
+    monkeypatch.chdir(folder)
+    assert verify(Path()).passed
+
+
+def test_a_folder_above_a_results_folder_names_it(results):
+    with pytest.raises(SpecError, match=f"is no results folder, but {re.escape(str(results))} is"):
+        verify(results.parent)
+
+
+def test_a_record_within_a_record_does_not_belong_there(results):
+    folder = only(results)
+    shutil.copytree(folder, folder / "deeper")
+    report = verify(results)
+    assert report.records == 1
+    assert "'deeper' is no file of a record" in report.results[0].findings[0].evidence
+
+
+def test_a_folder_that_cannot_be_read_is_not_passed_over(results, monkeypatch):
+    walked = os.scandir
+
+    def scandir(path):
+        if Path(path).name == "heart":
+            raise PermissionError(13, "Permission denied", str(path))
+        return walked(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    with pytest.raises(SpecError, match=r"heart cannot be read \(Permission denied\)"):
+        verify(results)
+
+
+def test_a_plan_of_plug_ins_alone_need_not_name_the_methods_of_its_suite(results):
+    """It is that of a submission: its seeds are those of the suite, its methods are none of the suite's."""
+
+    def found(*methods, seeds=(1, 2, 3)):
+        cells = [
+            {"task": "heart", "method": name, "label": name, "family": "global", "hash": "0" * 12, "seed": seed}
+            for name in methods
+            for seed in seeds
+        ]
+        plan = {"schema_version": 1, "suite": "quick", "title": "", "track": "faithful", "cells": cells}
+        (results / "plans").mkdir(exist_ok=True)
+        (results / "plans" / "quick.json").write_text(json.dumps(plan))
+        (check,) = [result for result in verify(results).results if result.name == "plans"]
+        return check.findings[0].evidence
+
+    assert found("steady").startswith("3 of 3 cells have no record")
+    assert "lacks the seeds 3 of the suite" in found("steady", seeds=(1, 2))
+    assert "on blood-mini are not planned, and are in the suite" in found("steady", "fedavg")
 
 
 def test_what_is_not_installed_is_named(results, monkeypatch):

@@ -22,7 +22,7 @@ from fedbench.submissions.checking import Check, Checked, examined
 from fedbench.submissions.decisions import Action, Decision, Submitted
 from fedbench.submissions.form import explained
 from fedbench.submissions.rerun import of_report
-from fedbench.submissions.rules import Incoming, current, of_board
+from fedbench.submissions.rules import Incoming, check_folder, current, of_board
 
 _LOCK = ".submissions.lock"
 
@@ -68,8 +68,7 @@ def add(archive: Path, board: Path, *, rerun: Path | None = None, by: str = "", 
     RecordError
         The board's plan cannot be read.
     """
-    if not (board / PLANS).is_dir():
-        raise SubmissionError(f"{board} is no results folder with plans", "name the results folder of a board")
+    check_folder(board)
     with locked(board / _LOCK), examined(archive, board, rules=False) as found:
         incoming, checked = found.incoming, found.checked
         if incoming is None:
@@ -102,6 +101,7 @@ def refuse(archive: Path, board: Path, *, reason: str, by: str = "") -> Decision
     SubmissionError
         It is no sound submission, which needs no decision, or it was decided upon already.
     """
+    check_folder(board)
     with locked(board / _LOCK), examined(archive) as found:
         if found.incoming is None:
             first = found.checked.findings[0]
@@ -136,6 +136,7 @@ def withdraw(method: str, board: Path, *, reason: str, suite: str | None = None,
     SubmissionError
         No submission of that name stands there.
     """
+    check_folder(board)
     with locked(board / _LOCK):
         log = decisions.read(board)
         standing = [item for item in decisions.submitted(log) if item.state in ("self-reported", "verified")]

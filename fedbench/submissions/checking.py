@@ -26,8 +26,6 @@ from fedbench.submissions.rules import Incoming, of_board, own_places
 
 _SHOWN = 20  # findings of one check that are told
 _HYPERPARAMETERS = 100
-ALONE = "submission"
-"""The name of a plan that has the cells of one submission alone."""
 
 
 @dataclass(frozen=True)
@@ -44,12 +42,15 @@ class Check:
         What was seen where nothing is wrong.
     findings : tuple of Finding
         What is wrong; empty where nothing is.
+    applicable : bool
+        Whether it could be made at all; the evidence says why not.
     """
 
     number: int
     title: str
     evidence: str
     findings: tuple[Finding, ...]
+    applicable: bool = True
 
 
 @dataclass(frozen=True)
@@ -95,6 +96,7 @@ class Checked:
                     "number": check.number,
                     "title": check.title,
                     "passed": not check.findings,
+                    "applicable": check.applicable,
                     "evidence": check.evidence,
                     "findings": [{"what": found.what, "mend": found.mend} for found in check.findings],
                 }
@@ -179,9 +181,9 @@ class _Examination:
         plan = self._check("files: those of the list, each with its SHA-256", lambda: self._read_files(raw, content))
         if plan is None or not self._check("plan: every cell of the method, none missing", lambda: self._plan(plan)):
             return None
-        self._check("name: it belongs to nobody", self._name)
+        self._check("name: it is none of FedBench's own", self._name)
         shutil.move(raw / RECORDS, folder)
-        _write_alone(folder, plan)
+        _write_plan(folder, plan)
         self._records(folder, plan)
         if any(check.findings for check in self.checks):
             return None
@@ -206,11 +208,11 @@ class _Examination:
         self._add(title, evidence, ())
         return value
 
-    def _add(self, title: str, evidence: str, findings: Sequence[Finding]) -> None:
+    def _add(self, title: str, evidence: str, findings: Sequence[Finding], applicable: bool = True) -> None:
         told = tuple(findings[:_SHOWN])
         if len(findings) > _SHOWN:
             told += (Finding(f"and {len(findings) - _SHOWN} more", told[-1].mend),)
-        self.checks.append(Check(len(self.checks) + 1, title, evidence if not told else "", told))
+        self.checks.append(Check(len(self.checks) + 1, title, evidence if not told else "", told, applicable))
 
     def _here(self, message: str) -> str:
         """Return a message without the temporary folder, which is gone when it is read."""
@@ -287,7 +289,7 @@ class _Examination:
                 if place.startswith(f"{task}/"):
                     shutil.copytree(board / place, part / place)
             cells = tuple(cell for cell in plan.cells if cell.task == task)
-            _write_alone(part, plan.model_copy(update={"cells": cells}))
+            _write_plan(part, plan.model_copy(update={"cells": cells}))
             report, failed = confined.verified(part)
             if failed:
                 self._add(f"records: those of {task}, verified in a process with limits", "", failed)
@@ -301,16 +303,13 @@ class _Examination:
             wrong = [_told(finding, self._here) for finding in findings if finding["state"] == "failed"]
             passed = sum(finding["state"] == "passed" for finding in findings)
             reasons = {finding["evidence"] for finding in findings if finding["state"] == "not applicable"}
-            evidence = f"{passed} of {len(findings)}"
-            if reasons and not passed:
-                evidence = f"not applicable: {shown(self._here(min(reasons)), 200)}"
-            self._add(f"records: {shown(title)}", evidence, wrong)
+            applicable = bool(passed or wrong or not reasons)
+            evidence = f"{passed} of {len(findings)}" if applicable else shown(self._here(min(reasons)), 200)
+            self._add(f"records: {shown(title)}", evidence, wrong, applicable)
 
 
-def _write_alone(folder: Path, plan: Plan) -> None:
-    """Write a plan under a name of its own: with the cells of one method, it is not that of its suite."""
-    alone = plan.model_copy(update={"suite": ALONE})
-    write_atomic(folder / PLANS / f"{ALONE}.json", alone.model_dump_json(indent=1) + "\n")
+def _write_plan(folder: Path, plan: Plan) -> None:
+    write_atomic(folder / PLANS / f"{plan.suite}.json", plan.model_dump_json(indent=1) + "\n")
 
 
 def _told(finding: dict[str, str], here: Callable[[str], str]) -> Finding:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
@@ -30,14 +30,30 @@ def _fit_lines(value: str) -> str:
     return value
 
 
+_MEANT: dict[str, str] = {}
+
+
+def _like(pattern: str, meant: str, max_length: int | None = None) -> Any:
+    """Return a field of a pattern, and remember in words what the pattern means."""
+    _MEANT[pattern] = meant
+    return Field(pattern=pattern, max_length=max_length)
+
+
 Line = Annotated[str, Field(min_length=1, max_length=LINE), AfterValidator(_fit)]
-Distribution = Annotated[str, Field(pattern=r"^[A-Za-z0-9]([A-Za-z0-9._-]{0,62}[A-Za-z0-9])?$")]
-Release = Annotated[str, Field(pattern=r"^[0-9]{1,6}(\.[0-9]{1,6}){0,4}$")]
-Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Distribution = Annotated[
+    str, _like(r"^[A-Za-z0-9]([A-Za-z0-9._-]{0,62}[A-Za-z0-9])?$", "the name of a package, of 64 characters at most")
+]
+Release = Annotated[str, _like(r"^[0-9]{1,6}(\.[0-9]{1,6}){0,4}$", "a released version, as 1.2 or 0.10.3")]
+Sha256 = Annotated[str, _like(r"^[0-9a-f]{64}$", "a SHA-256, 64 hexadecimal digits")]
 Time = Annotated[str, Field(pattern=r"^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}[0-9+:.Z-]{0,20}$")]
-Package = Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,100}==[A-Za-z0-9._+!-]{1,100}$")]
+Package = Annotated[str, _like(r"^[A-Za-z0-9._-]{1,100}==[A-Za-z0-9._+!-]{1,100}$", "an installed NAME==VERSION")]
 Url = Annotated[
-    str, Field(max_length=LINE, pattern=r"^https?://[A-Za-z0-9.-]+(:[0-9]{1,5})?(/[A-Za-z0-9._~/?#=%+@&,;:-]*)?$")
+    str,
+    _like(
+        r"^https?://[A-Za-z0-9.-]+(:[0-9]{1,5})?(/[A-Za-z0-9._~/?#=%+@&,;:-]*)?$",
+        "an address that begins with https:// or http://",
+        max_length=LINE,
+    ),
 ]
 
 
@@ -82,7 +98,9 @@ class Submission(BaseModel):
     method: Name
     distribution: Distribution
     version: Release
-    entry_point: Annotated[str, Field(max_length=LINE, pattern=r"^[A-Za-z_][A-Za-z0-9_.]*:[A-Za-z_][A-Za-z0-9_.]*$")]
+    entry_point: Annotated[
+        str, _like(r"^[A-Za-z_][A-Za-z0-9_.]*:[A-Za-z_][A-Za-z0-9_.]*$", "module:Class", max_length=LINE)
+    ]
     licence: Line
     url: Url
     authors: Annotated[tuple[Line, ...], Field(min_length=1, max_length=AUTHORS)]
@@ -111,7 +129,8 @@ def explained(error: ValidationError) -> str:
     lines = []
     for item in error.errors(include_input=False, include_url=False)[:10]:
         where = ".".join(shown(str(part), 60) for part in item["loc"]) or "the file"
-        lines.append(f"{where}: {shown(item['msg'].removeprefix('Value error, '))}")
+        meant = _MEANT.get(item.get("ctx", {}).get("pattern", ""))
+        lines.append(f"{where}: {f'it is not {meant}' if meant else shown(item['msg'].removeprefix('Value error, '))}")
     return "; ".join(lines)
 
 

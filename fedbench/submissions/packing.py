@@ -209,13 +209,12 @@ def _planned(method: str, suite: str, results: Path, rows: Sequence[str]) -> Pla
 
 
 def _form(**values: Any) -> Submission:
-    mends = {"licence": "--licence", "url": "--url", "authors": "--author"}
-    for name, option in mends.items():
-        if not values[name]:
-            raise SubmissionError(
-                f"the package {values['distribution']} does not say its {name}",
-                f"add it to its pyproject.toml, or say it with {option}",
-            )
+    options = {"licence": "--licence", "url": "--url", "authors": "--author"}
+    if lacking := [name for name in options if not values[name]]:
+        raise SubmissionError(
+            f"the package {values['distribution']} does not say its {', '.join(lacking)}",
+            f"add it to its pyproject.toml, or say it with {', '.join(options[name] for name in lacking)}",
+        )
     try:
         return Submission(**values)
     except ValidationError as error:

@@ -12,7 +12,7 @@ from fedbench.characters import shown
 from fedbench.errors import RecordError
 from fedbench.records import Record, read_plan, state
 from fedbench.schema import MANIFEST, Plan
-from fedbench.submissions import decisions
+from fedbench.submissions import SubmissionError, decisions
 from fedbench.submissions.archive import PLANS
 from fedbench.submissions.confined import Finding
 from fedbench.submissions.decisions import Decision, Submitted
@@ -49,6 +49,18 @@ class Incoming:
     def digests(self) -> dict[str, str]:
         """The digest of each record by its place."""
         return {place: record.digest for place, record in self.records.items()}
+
+
+def check_folder(board: Path) -> None:
+    """Refuse a folder that is no board's, where a decision would stand for nothing.
+
+    Raises
+    ------
+    SubmissionError
+        It is no results folder in which a suite was run.
+    """
+    if not (board / PLANS).is_dir():
+        raise SubmissionError(f"{board} is no results folder with plans", "name the results folder of a board")
 
 
 def of_board(incoming: Incoming, board: Path) -> Iterator[Finding]:

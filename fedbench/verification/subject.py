@@ -1,9 +1,10 @@
-"""What is verified: a results folder, or the folder of one record, read once and read by all checks."""
+"""What is verified: a results folder, or a part of it down to one record, read once and read by all checks."""
 
 from __future__ import annotations
 
 import hashlib
 import os
+import stat
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -26,6 +27,7 @@ from fedbench.task import Dataset, Protocol, Task, Track
 from fedbench.verification.checks import NotApplicable
 
 PLANS = "plans"
+DEPTH = 4  # of a record below its results folder: task, method, hash, seed
 
 
 @dataclass(frozen=True)
@@ -169,7 +171,7 @@ class Subject:
     entries : tuple of Entry
         Its records, in order of their places.
     whole : bool
-        Whether all of the results folder is meant, and not one record of it.
+        Whether all of the results folder is meant, and not a part of it.
     data_dir : Path or None
         Where to look for data first.
     most_values : int
@@ -191,26 +193,36 @@ class Subject:
 
     @classmethod
     def of(cls, path: Path, data_dir: Path | None = None, most_values: int = MOST_VALUES) -> Subject:
-        """Find the records at a path.
+        """Find the records at a path: a results folder, the folder of a task in it, and so on down to one record.
 
         Raises
         ------
         SpecError
-            There is none.
+            There is none, or something cannot be read, or results folders lie below it.
         """
-        if not path.is_dir():
-            raise SpecError(f"verify: {path} is no folder; name a results folder, or the folder of a record.")
-        if (path / MANIFEST).exists():
-            folder = path.resolve()
-            subject = cls(path, folder.parents[min(3, len(folder.parents) - 1)], False, data_dir, most_values)
-            folders = [folder]
-        else:
-            subject = cls(path, path, True, data_dir, most_values)
-            folders = sorted(_records(path))
-        if not folders:
-            raise SpecError(f"verify: there is no record in {path}; name a results folder, or the folder of a record.")
+        mend = "name a results folder, or a folder in it"
+        try:
+            if not stat.S_ISDIR(path.stat().st_mode):
+                raise SpecError(f"verify: {path} is no folder; {mend}.")
+            places = [folder.relative_to(path) for folder in _records(path)]
+        except OSError as error:
+            raise SpecError(
+                f"verify: {error.filename} cannot be read ({error.strerror}); name what can be read."
+            ) from None
+        if not places:
+            raise SpecError(f"verify: there is no record in {path}; {mend}.")
+        deepest = max(places, key=lambda place: len(place.parts))
+        whole = any(len(place.parts) == DEPTH for place in places)
+        if not whole and len(deepest.parts) > DEPTH:
+            raise SpecError(
+                f"verify: {path} is no results folder, but {(path / deepest).parents[DEPTH - 1]} is; {mend}."
+            )
+        start = path if whole else path.resolve()  # what is named may be `.`
+        above = (start / deepest, *(start / deepest).parents)
+        root = start if whole else above[min(DEPTH, len(above) - 1)]
+        subject = cls(path, root, whole, data_dir, most_values)
         subject.entries = tuple(
-            Entry(subject, folder.relative_to(subject.root).as_posix(), folder) for folder in folders
+            Entry(subject, (start / place).relative_to(root).as_posix(), start / place) for place in sorted(places)
         )
         return subject
 
@@ -276,8 +288,12 @@ class Subject:
 
 def _records(root: Path) -> Iterator[Path]:
     """Yield the folders of records, without those that are just being written, whose names begin with a dot."""
-    for folder, below, files in os.walk(root):
-        below[:] = [name for name in below if not name.startswith(".")]
+
+    def stop(error: OSError) -> None:
+        raise error  # a record that cannot be seen must not be passed over
+
+    for folder, below, files in os.walk(root, onerror=stop):
+        below[:] = [name for name in below if MANIFEST not in files and not name.startswith(".")]
         if MANIFEST in files:
             yield Path(folder)
 

@@ -24,8 +24,8 @@ _NAME = re.compile(r"[a-z0-9][a-z0-9._-]*")
 
 def _folders(subject: Subject) -> Iterator[tuple[str, Any]]:
     yield from ((entry.place, entry.folder) for entry in subject.entries)
-    if subject.whole:
-        yield "the folder itself", subject.root
+    if not (subject.path / MANIFEST).exists():
+        yield "the folder itself", subject.path
 
 
 @check(1, "every file is there, nothing else, and no link", over=_folders)
@@ -164,7 +164,7 @@ def _differences(where: str, ours: Any, theirs: Any) -> Iterator[str]:
 
 def _plans(subject: Subject) -> Iterator[tuple[str, Any]]:
     if not subject.whole:
-        yield "one record alone", (subject, None)
+        yield "a part of a results folder", (subject, None)
     elif not subject.plans:
         yield f"no {PLANS}", (subject, None)
     for name, plan in subject.plans.items():
@@ -238,6 +238,8 @@ def _unlike_suite(plan: Plan) -> Iterator[str]:
         if lacking := set(suite.seeds) - seeds:
             yield f"{shown(label)} on {shown(task)} lacks the seeds {_seeds(lacking)} of the suite"
     planned = {(task, method) for task, method, _ in asked}
+    if not {method for _, method in planned} & set(suite.methods):
+        return  # the plan of a submission, or of plug-ins alone
     for task in suite.tasks:
         if absent := [method for method in suite.methods if (task, method) not in planned]:
             yield f"{', '.join(absent)} on {task} are not planned, and are in the suite"

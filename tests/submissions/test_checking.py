@@ -148,13 +148,19 @@ def test_a_character_that_hides_or_turns_text_is_refused_by_its_name(packed, rew
 
 FIELDS = {
     "a name that is no name": ({"method": "../steady"}, "method: String should match pattern"),
-    "an address that runs": ({"url": "javascript:alert(1)"}, "url: String should match pattern"),
-    "an address of a file": ({"url": "file:///etc/passwd"}, "url: String should match pattern"),
-    "an address with markup": ({"url": 'https://example.org/"><script>'}, "url: String should match pattern"),
-    "an address that pretends": ({"url": "https://example.org@evil.org/"}, "url: String should match pattern"),
-    "no version": ({"version": "latest"}, "version: String should match pattern"),
-    "a version with a line": ({"version": "1.2\n"}, "version: String should match pattern"),
-    "an entry point that is code": ({"entry_point": "os:system('id')"}, "entry_point: String should match pattern"),
+    "an address that runs": ({"url": "javascript:alert(1)"}, "url: it is not an address that begins with https://"),
+    "an address of a file": ({"url": "file:///etc/passwd"}, "url: it is not an address that begins with https://"),
+    "an address with markup": (
+        {"url": 'https://example.org/"><script>'},
+        "url: it is not an address that begins with https://",
+    ),
+    "an address that pretends": (
+        {"url": "https://example.org@evil.org/"},
+        "url: it is not an address that begins with https://",
+    ),
+    "no version": ({"version": "latest"}, "version: it is not a released version"),
+    "a version with a line": ({"version": "1.2\n"}, "version: it is not a released version"),
+    "an entry point that is code": ({"entry_point": "os:system('id')"}, "entry_point: it is not module:Class"),
     "a huge licence": ({"licence": "x" * 201}, "licence: String should have at most 200"),
     "gigantic notes": ({"notes": "x" * 10_001}, "notes: String should have at most 10000"),
     "a crowd": ({"authors": ["a"] * 51}, "authors: Tuple should have at most 50"),
@@ -164,7 +170,10 @@ FIELDS = {
     "another schema": ({"schema_version": 2}, "schema_version: Input should be 1"),
     "a number for a text": ({"licence": 1}, "licence: Input should be a valid string"),
     "nothing for a text": ({"licence": None}, "licence: Input should be a valid string"),
-    "a package with a path": ({"environment": ["numpy @ file:///home/me"]}, "environment.0: String should match"),
+    "a package with a path": (
+        {"environment": ["numpy @ file:///home/me"]},
+        "environment.0: it is not an installed NAME==VERSION",
+    ),
     "a built-in name": ({"method": "fedavg"}, "steady, not of fedavg"),
     "another suite": ({"suite": "quick"}, "there is not one plan, plans/quick.json"),
 }

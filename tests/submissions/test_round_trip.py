@@ -10,7 +10,7 @@ from fedbench.leaderboard.markdown import markdown
 from fedbench.leaderboard.page import render
 from fedbench.leaderboard.tables import as_csv, as_json, as_latex
 
-from fedbench import verbs
+from fedbench import registry, verbs
 from fedbench.submissions import SubmissionError, decisions
 from fedbench.submissions.packing import pack
 
@@ -22,8 +22,6 @@ pytestmark = pytest.mark.usefixtures("in_process")
 
 
 def test_the_board_needs_no_method_and_is_rebuilt_byte_for_byte(packed, board, tmp_path, monkeypatch):
-    from fedbench import registry
-
     archive = packed()
     verbs.submit_add(archive, board)
     monkeypatch.setattr(registry.methods, "_points", {})
@@ -58,8 +56,6 @@ def test_tables_say_where_a_row_stands(packed, board):
 
 
 def test_a_submitted_row_stays_when_the_owner_runs_the_suite_again(packed, made, board):
-    from fedbench import registry
-
     verbs.submit_add(packed(), board)
     before = (board / "plans" / "demo.json").read_bytes()
     for task in made.tasks:
@@ -180,7 +176,7 @@ def test_an_unreleased_version_or_a_silent_package_is_told(made, released, tmp_p
     with pytest.raises(SubmissionError, match=r"1\.3\.dev1\+g123 is no release"):
         pack("steady", "demo", made.first, path=tmp_path / "a.zip")
     released("1.3")
-    with pytest.raises(SubmissionError, match=r"does not say its licence; .* --licence"):
+    with pytest.raises(SubmissionError, match=r"does not say its licence, url, authors; .* --licence, --url, --author"):
         pack("steady", "demo", made.first, path=tmp_path / "a.zip")
 
 
@@ -275,6 +271,14 @@ def test_a_board_that_is_none(packed, board, tmp_path):
     archive = packed()
     with pytest.raises(SubmissionError, match="is no results folder with plans"):
         verbs.submit_add(archive, tmp_path / "absent")
+    for decide in (
+        lambda folder: verbs.submit_refuse(archive, folder, reason="no"),
+        lambda folder: verbs.submit_withdraw("steady", folder, reason="no"),
+        verbs.submit_log,
+    ):
+        with pytest.raises(SubmissionError, match="is no results folder with plans; name the results folder"):
+            decide(tmp_path / "absent")
+    assert not (tmp_path / "absent").exists()
     (board / "plans" / "demo.json").rename(board / "plans" / "other.json")
     assert "has no board of the suite demo" in findings(verbs.submit_add(archive, board))
 
@@ -363,3 +367,75 @@ def test_an_addition_that_was_interrupted_is_completed(packed, board):
     added = verbs.submit_add(archive, board)
     assert (added.checked.good, added.decisions) == (True, ())
     assert tree(board) == whole
+
+
+# --- really, from a package to a board and back -----------------------------------------------------------------------
+
+CODE = """from fedbench import Method
+
+
+class Steady(Method):
+    version = VERSION
+
+    def loss(self, client, batch):
+        return (1 - 0.1 * self.version) * super().loss(client, batch)
+"""
+
+
+@pytest.mark.long
+def test_a_package_its_run_and_a_report_that_was_really_made(plugged, fedbench, tmp_path):
+    """Nothing is played here: the method is installed, trained, sent, trained again by a maintainer, and replaced."""
+    suite, board = tmp_path / "demo.toml", tmp_path / "board"
+    suite.write_text(
+        'name = "demo"\ntitle = "Demo"\ntrack = "faithful"\ntasks = ["heart"]\nmethods = ["fedavg"]\nseeds = [1]\n'
+    )
+    assert fedbench("run", "--all", "--suite", suite, "--out", board, "--reports", tmp_path / "reports")[0] == 0
+
+    def released(version, code_version):
+        """Release, run, pack and check; return the archive and the folder of checked records."""
+        shutil.rmtree(tmp_path / "installed", ignore_errors=True)
+        registry.methods.forget("steady")
+        plugged("fedbench-steady", CODE.replace("VERSION", str(code_version)), methods={"steady": "Steady"})
+        metadata = next((tmp_path / "installed").rglob("METADATA"))
+        metadata.write_text(
+            f"Metadata-Version: 2.1\nName: fedbench-steady\nVersion: {version}\nLicense-Expression: MIT\n"
+            "Project-URL: Source, https://example.org/steady\nAuthor: A. Author\n"
+        )
+        results, archive, kept = (tmp_path / f"{what}-{version}" for what in ("results", "archive.zip", "kept"))
+        arguments = ("--suite", suite, "--method", "steady", "--out", results, "--reports", tmp_path / "own")
+        assert fedbench("run", *arguments)[0] == 0
+        packing = fedbench("submit", "pack", "steady", "--suite", "demo", "--out", results, "--archive", archive)
+        assert packing[0] == 0, packing
+        checking = fedbench("submit", "check", archive, "--to", board, "--keep", kept)
+        assert checking[0] == 0, checking
+        return archive, kept
+
+    first, kept = released("1.2", 1)
+    assert fedbench("submit", "add", first, "--to", board)[0] == 0
+    assert rows(board, "heart")["steady"] == ("self-reported", True, 1)
+
+    status, out, err = fedbench("verify", kept, "--rerun", "1", "--seed", "3", "--yes", "--json")
+    assert status == 0, out + err
+    (tmp_path / "rerun.json").write_text(out)
+    status, out, err = fedbench(
+        "submit", "add", first, "--to", board, "--verified", "--rerun-report", tmp_path / "rerun.json"
+    )
+    assert status == 0, out + err
+    assert "1 of 1 cells trained again: 1 with the same digest" in " ".join(out.split())
+    assert rows(board, "heart")["steady"] == ("verified", True, 1)
+
+    second, newer = released("1.10", 2)
+    status, out, err = fedbench(
+        "submit", "add", second, "--to", board, "--verified", "--rerun-report", tmp_path / "rerun.json"
+    )
+    assert status == 2  # the report is about the earlier records
+    assert "the report is not about heart/steady/" in err
+    assert fedbench("submit", "add", second, "--to", board)[0] == 0
+    found = rows(board, "heart")
+    assert (found["steady"], found["steady 1.2"]) == (("self-reported", True, 1), ("superseded", False, 0))
+    assert fedbench("verify", newer)[0] == 0
+
+    status, out, _ = fedbench("submit", "withdraw", "steady", "--to", board, "--reason", "A defect was found.")
+    assert (status, out.splitlines()[-1]) == (0, f"next: fedbench report --suite demo --out {board}")
+    assert rows(board, "heart")["steady 1.10"] == ("withdrawn", False, 0)
+    assert fedbench("verify", board)[0] == 0
