@@ -13,6 +13,7 @@ import contextlib
 import io
 import json
 import os
+import subprocess
 import sys
 import tempfile
 import zipfile
@@ -263,10 +264,7 @@ def fuzz(target: str, sample: Path, begin: Sequence[bytes], seconds: int, seed: 
         arguments += [f"-max_len={LARGEST}", "-print_final_stats=1", "-verbosity=0", corpus]
         options = {"custom_mutator": mutate} if target in ZIPPED else {}
         atheris.Setup([sys.argv[0], *arguments], read, **options)
-        if os.fork() == 0:
-            atheris.Fuzz()  # ends its process at once, without clearing up
-        _, status = os.wait()
-    sys.exit(os.waitstatus_to_exitcode(status))
+        atheris.Fuzz()  # ends the process at once, without clearing up
 
 
 def main() -> None:
@@ -278,12 +276,18 @@ def main() -> None:
     parser.add_argument("--once", action="store_true", help="only read these files, and let what is raised be seen")
     parser.add_argument("--seconds", type=int, default=60)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--here", action="store_true", help=argparse.SUPPRESS)  # in the process that is given up
     chosen = parser.parse_args()
     given = [path.read_bytes() for path in chosen.inputs]
     if chosen.once:
         with reading(chosen.target, chosen.record) as read:
             for data in given:
                 read(data)
+    elif not chosen.here:
+        with tempfile.TemporaryDirectory(prefix="fedbench-fuzz-") as scratch:
+            command = [sys.executable, __file__, *sys.argv[1:], "--here"]
+            status = subprocess.run(command, env={**os.environ, "TMPDIR": scratch}).returncode
+        sys.exit(status)
     else:
         fuzz(chosen.target, chosen.record, given, chosen.seconds, chosen.seed)
 
