@@ -42,6 +42,7 @@ _DEEPEST = 32  # levels of JSON; an identity has five
 _DIRECTORY = 1 << 16  # bytes of a zip's central directory; that of 20 arrays has 1,400
 _HEADER = 1 << 10  # bytes of an array's header; numpy pads to 128
 _PAGES = 1 << 14  # of a Parquet file; ours have two a column
+_NESTED = 10  # structs and lists within each other, in the description of a Parquet file
 _SHOWN = 120  # characters of a name or reason that somebody else wrote
 
 
@@ -328,9 +329,8 @@ def table(path: Path, columns: Mapping[str, str], most_values: int = MOST_VALUES
         if metadata.num_rows < 0 or metadata.num_rows * len(columns) > most_values:
             raise _Unfit(f"it has {metadata.num_rows:,} rows")
         pages = _PAGES
-        for group in range(metadata.num_row_groups):
-            for column in range(metadata.num_columns):
-                pages = _check_pages(content, metadata.row_group(group).column(column), metadata.num_rows, pages)
+        for chunk in _chunks(content):
+            pages = _check_pages(content, chunk, metadata.num_rows, pages)
         found = file.read(use_threads=False)
     found.validate(full=True)
     if found.num_rows != metadata.num_rows or found.schema.names != schema.names:
@@ -338,14 +338,27 @@ def table(path: Path, columns: Mapping[str, str], most_values: int = MOST_VALUES
     return found
 
 
-def _check_pages(content: bytes, chunk: Any, rows: int, pages: int) -> int:
+def _chunks(content: bytes) -> Iterator[dict[int, Any]]:
+    """Yield what the footer of a Parquet file says of each column chunk, by the numbers of its fields.
+
+    pyarrow would say it as well, but ends the process over a chunk whose statistics contradict each other.
+    """
+    footer, _ = _thrift(content, len(content) - 8 - int.from_bytes(content[-8:-4], "little"))
+    for group in footer.get(4, []):
+        for chunk in group.get(1, []):
+            yield chunk.get(3, {})
+
+
+def _check_pages(content: bytes, chunk: dict[int, Any], rows: int, pages: int) -> int:
     """Check a column chunk page by page, so that no page unpacks to more than its rows take; return the pages left.
 
     The footer says how large a chunk is, but each page has a header of its own, and that is what a reader allocates by.
     """
-    starts = [chunk.data_page_offset, chunk.dictionary_page_offset]
-    at = min(start for start in starts if start is not None)
-    end = at + chunk.total_compressed_size
+    size, starts = chunk.get(7), [chunk[field] for field in (9, 11) if field in chunk]  # of data, of a dictionary
+    if not starts or not all(isinstance(value, int) for value in (size, *starts)):
+        raise _Unfit("a column has no place in the file")
+    at = min(starts)
+    end = at + chunk[7]
     if not 0 <= at <= end <= len(content):
         raise _Unfit("a column lies outside the file")
     while at < end:
@@ -367,7 +380,7 @@ def _check_pages(content: bytes, chunk: Any, rows: int, pages: int) -> int:
 def _thrift(content: bytes, at: int, depth: int = 0) -> tuple[dict[int, Any], int]:
     """Return a struct in Thrift's compact protocol, by the numbers of its fields, and where it ends.
 
-    Source: the specification of the compact protocol; a page header has whole numbers, bytes, booleans and structs.
+    Source: the specification of the compact protocol. Text and bytes are passed over.
     """
     fields: dict[int, Any] = {}
     number = 0
@@ -378,22 +391,37 @@ def _thrift(content: bytes, at: int, depth: int = 0) -> tuple[dict[int, Any], in
         else:
             number, at = _varint(content, at)
         kind &= 15
-        if kind in (1, 2):
+        if kind in (1, 2):  # in a struct a truth value is its kind
             fields[number] = kind == 1
-        elif kind == 3:
-            at += 1
-        elif kind in (4, 5, 6):
-            fields[number], at = _varint(content, at)
-        elif kind == 7:
-            at += 8
-        elif kind == 8:
-            length, at = _varint(content, at, signed=False)
-            at += length
-        elif kind == 12 and depth < 4:
-            fields[number], at = _thrift(content, at, depth + 1)
         else:
-            raise _Unfit("the header of a page is none that Parquet has")
+            fields[number], at = _thrift_value(content, at, kind, depth)
     return fields, at + 1
+
+
+def _thrift_value(content: bytes, at: int, kind: int, depth: int) -> tuple[Any, int]:
+    if kind in (1, 2, 3):
+        return content[at], at + 1
+    if kind in (4, 5, 6):
+        return _varint(content, at)
+    if kind == 7:
+        return None, at + 8
+    if kind == 8:
+        length, at = _varint(content, at, signed=False)
+        return None, at + length
+    if kind in (9, 10) and depth < _NESTED:
+        length, kind, at = content[at] >> 4, content[at] & 15, at + 1
+        if length == 15:
+            length, at = _varint(content, at, signed=False)
+        if length > _PAGES:
+            raise _Unfit(f"a list in its description has {length:,} entries")
+        values = []
+        for _ in range(length):
+            value, at = _thrift_value(content, at, kind, depth + 1)
+            values.append(value)
+        return values, at
+    if kind == 12 and depth < _NESTED:
+        return _thrift(content, at, depth + 1)
+    raise _Unfit("its description is none that Parquet has")
 
 
 def _varint(content: bytes, at: int, *, signed: bool = True) -> tuple[int, int]:
@@ -404,4 +432,4 @@ def _varint(content: bytes, at: int, *, signed: bool = True) -> tuple[int, int]:
         value |= (byte & 127) << shift
         if byte < 128:
             return (value >> 1) ^ -(value & 1) if signed else value, at
-    raise _Unfit("the header of a page is none that Parquet has")
+    raise _Unfit("its description is none that Parquet has")
