@@ -900,7 +900,7 @@ def _print_decisions(decisions: Sequence[Decision]) -> None:
 
 
 @cli.command()
-@click.argument("path", type=click.Path(path_type=Path), metavar="RESULTS|RECORD")
+@click.argument("path", type=click.Path(path_type=Path), metavar="FOLDER|records.tar.xz")
 @click.option("--rerun", type=click.IntRange(min=1), metavar="N", help="Train N records again: runs their methods.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Which records are drawn.")
 @click.option("--yes", is_flag=True, help="Agree to run the methods, without being asked.")
@@ -909,7 +909,7 @@ def _print_decisions(decisions: Sequence[Decision]) -> None:
 @click.option("--device", default="cpu", show_default=True, metavar="cpu|cuda|mps", help="Where a re-run computes.")
 @_data_dir
 def verify(path: Path, rerun: int | None, yes: bool, as_json: bool, **chosen: Any) -> int:
-    """Check every number of a results folder, a records.tar.xz or one record.
+    """Check every number of a results folder, of any folder in it, or of a records.tar.xz.
 
     Numbered checks say what they found and how to mend it. Nothing is changed,
     and no method runs but with --rerun: see docs/verify.md.

@@ -3,6 +3,9 @@
 ``python reports/reliability.py --kills 500 --fuzz-seconds 600`` runs the tests that are marked ``reliability`` with so
 many random kills a method, and so many seconds of fuzzing a file format, and writes ``reliability.md`` from what they
 counted. Every attempt is counted once it came out right; a test that fails is named, with nothing counted.
+
+``python reports/reliability.py --read A.xml B.xml`` runs nothing, and reads what ``pytest --junitxml`` wrote of a run
+of the tests on this machine and commit, such as that of ``make test`` and ``make test-long``.
 """
 
 from __future__ import annotations
@@ -39,14 +42,14 @@ def counted(report: ElementTree.Element) -> tuple[Counter[str], list[str]]:
     return counts, failed
 
 
-def page(counts: Counter[str], failed: list[str], command: str, about: str) -> str:
+def page(counts: Counter[str], failed: list[str], by: str, about: str) -> str:
     """Return the report."""
     fuzzed = {what.removeprefix(FUZZED): n for what, n in counts.items() if what.startswith(FUZZED)}
     others = {what: n for what, n in counts.items() if not what.startswith(FUZZED) and what != SECONDS}
     lines = [
         "# What was done to FedBench, and what it withstood",
         "",
-        f"Written by `{command}`, {about}.",
+        f"Written by `{by}, {about}.",
         "",
         "Killed, torn, full: after each the cell was run again, and its record had the digest of a run that nothing",
         "happened to. Tampered, hostile: each was refused by name, by the check that is meant for it, and nothing was",
@@ -73,25 +76,35 @@ def page(counts: Counter[str], failed: list[str], command: str, about: str) -> s
     return "\n".join(lines)
 
 
+def write(counts: Counter[str], failed: list[str], by: str) -> None:
+    """Write the report, with where and when."""
+    where = environment("cpu")
+    about = (
+        f"{datetime.now(UTC):%Y-%m-%d}, commit {where.commit or 'unknown'}, {where.processor}, {where.cores} cores, "
+        f"Python {where.python}"
+    )
+    PAGE.write_text(page(counts, failed, by, about), encoding="utf-8")
+
+
 def main() -> None:
     """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--kills", type=int, default=50, help="random kills of each method")
     parser.add_argument("--fuzz-seconds", type=int, default=10, help="of each file format")
+    parser.add_argument("--read", nargs="+", type=Path, metavar="XML", help="run nothing, and read these")
     chosen = parser.parse_args()
+    if chosen.read:
+        found = [counted(ElementTree.parse(path).getroot()) for path in chosen.read]  # noqa: S314 - of one's own tests
+        write(sum((counts for counts, _ in found), Counter()), [name for _, names in found for name in names],
+              "python reports/reliability.py --read` from what `make test` and `make test-long` counted")  # fmt: skip
+        return
     settings = {"FEDBENCH_KILLS": str(chosen.kills), "FEDBENCH_FUZZ_SECONDS": str(chosen.fuzz_seconds)}
     with tempfile.TemporaryDirectory(prefix="fedbench-reliability-") as scratch:
         xml = Path(scratch, "report.xml")
         command = [sys.executable, "-m", "pytest", "-q", "-n", "2", "-m", "reliability", f"--junitxml={xml}"]
         status = subprocess.run([*command, str(HERE.parent / "tests")], env={**os.environ, **settings}).returncode
         counts, failed = counted(ElementTree.parse(xml).getroot())  # noqa: S314 - pytest has just written it
-    where = environment("cpu")
-    about = (
-        f"{datetime.now(UTC):%Y-%m-%d}, commit {where.commit or 'unknown'}, {where.processor}, {where.cores} cores, "
-        f"Python {where.python}"
-    )
-    again = f"python reports/reliability.py --kills {chosen.kills} --fuzz-seconds {chosen.fuzz_seconds}"
-    PAGE.write_text(page(counts, failed, again, about), encoding="utf-8")
+    write(counts, failed, f"python reports/reliability.py --kills {chosen.kills} --fuzz-seconds {chosen.fuzz_seconds}`")
     sys.exit(status)
 
 
