@@ -326,6 +326,7 @@ seeds = [1]
 """
 
 
+@pytest.mark.long
 def test_installed_methods_join_a_suite_when_asked(fedbench, plugged, tmp_path):
     plugged("acme-fl", ACME, methods={"acme": "Acme"})
     (tmp_path / "one.toml").write_text(ONE)
@@ -459,6 +460,7 @@ def test_check_names_what_is_to_be_mended(fedbench, plugged):
     assert "resume: not checked until weights is mended" in out
 
 
+@pytest.mark.long
 def test_check_of_all_goes_on_after_a_broken_one(fedbench, plugged, monkeypatch):
     plugged("acme-fl", ACME, methods={"leaky": "Leaky", "absent": "Absent"})
     points = registry.methods.points()

@@ -113,6 +113,7 @@ def test_a_worker_that_dies_costs_its_cell_one_retry(make_cell, shrink, tmp_path
 
 
 @pytest.mark.reliability
+@pytest.mark.long
 def test_of_a_group_only_the_cells_that_are_left_are_tried_again(
     make_cell, shrink, tmp_path, broken, monkeypatch, tally
 ):
@@ -330,6 +331,7 @@ def test_when_the_time_is_up_no_round_is_begun(make_cell, shrink, tmp_path):
     assert (event.state, state(cell.folder(tmp_path))) == ("stopped", ("missing", ""))
 
 
+@pytest.mark.long
 def test_a_run_that_is_killed_and_started_again_gives_the_same_record(tmp_path):
     """SIGKILL to the whole process group, somewhere in the middle; then the same command again."""
     command = [
@@ -389,6 +391,7 @@ def test_kills_at_random_moments_never_change_a_record(tmp_path):
         )
 
 
+@pytest.mark.long
 def test_an_interrupt_leaves_no_worker_and_no_half_record(tmp_path):
     command = [sys.executable, "-m", "fedbench.cli", "run", "--task", "organa-mini", "--out", str(tmp_path / "results")]
     run = subprocess.Popen(

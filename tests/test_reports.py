@@ -64,6 +64,7 @@ def test_a_budget_buys_the_rounds_that_are_over_by_then(monkeypatch):
     assert run.at(np.array([2.0, 4.9, 5.0, 6.0])).tolist() == [10.0, 10.0, 30.0, 20.0]
 
 
+@pytest.mark.long
 def test_every_published_site_is_what_the_records_give(capsys):
     with pytest.raises(SystemExit) as ended:
         main(["report", "--check", str(REPORTS)])

@@ -178,6 +178,7 @@ def test_the_harness_has_a_version_as_well(results, monkeypatch):
 
 
 @pytest.mark.parametrize(("answer", "state"), [("", "done"), pytest.param("n", "stale", marks=pytest.mark.long)])
+@pytest.mark.long
 def test_a_terminal_is_asked_once(results, tmp_path, answer, state):
     program = (
         "from fedbench import cli, registry; registry.methods.get('fedavg').version = 2; "

@@ -252,6 +252,7 @@ def test_wrong_plans_are_refused(fedbench, arguments, words):
 # --- merge and report -------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 def test_merge_as_typed(fedbench, tmp_path):
     cell = load_suite("quick").cells(["heart"], ["majority"], [1])[0]
     for name, seed in (("a", 1), ("b", 2)):

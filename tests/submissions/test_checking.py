@@ -42,6 +42,7 @@ def report_of(folder, path, *, rerun=None):
     return path
 
 
+@pytest.mark.long
 def test_all_the_way(packed, board, report, tmp_path, fedbench):
     first = packed("first", "1.2")
     status, out, _ = fedbench("submit", "check", first, "--to", board)

@@ -21,6 +21,7 @@ from .test_checking import report_of, rows
 pytestmark = pytest.mark.usefixtures("in_process")
 
 
+@pytest.mark.long
 def test_the_board_needs_no_method_and_is_rebuilt_byte_for_byte(packed, board, tmp_path, monkeypatch):
     archive = packed()
     verbs.submit_add(archive, board)
