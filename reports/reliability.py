@@ -90,7 +90,7 @@ def main() -> None:
     """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--kills", type=int, default=50, help="random kills of each method")
-    parser.add_argument("--fuzz-seconds", type=int, default=10, help="of each file format")
+    parser.add_argument("--fuzz-seconds", type=int, default=5, help="of each file format")
     parser.add_argument("--read", nargs="+", type=Path, metavar="XML", help="run nothing, and read these")
     chosen = parser.parse_args()
     if chosen.read:

@@ -18,7 +18,7 @@ from fedbench.submissions.archive import write
 from fedbench.submissions.form import FORM, read
 
 SCRIPT = Path(__file__).with_name("fuzz.py")
-SECONDS = int(os.environ.get("FEDBENCH_FUZZ_SECONDS", "10"))  # of each target
+SECONDS = int(os.environ.get("FEDBENCH_FUZZ_SECONDS", "5"))  # of each target
 EXAMPLES = 40  # of each target, without coverage
 
 _spec = importlib.util.spec_from_file_location("fuzz", SCRIPT)
