@@ -109,7 +109,7 @@ _results = click.option(
     help="Folder for records.",
 )  # fmt: skip
 _reports = click.option(
-    "--reports", type=click.Path(path_type=Path), default=Path("reports"), show_default=True,
+    "--reports", type=click.Path(path_type=Path), default=Path("boards"), show_default=True,
     help="Folder for boards.",
 )  # fmt: skip
 _data_dir = click.option(

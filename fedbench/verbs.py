@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from fedbench.verification import Report
     from fedbench.verification.rerun import Drawn
 
-RESULTS, REPORTS, TUNING = Path("results"), Path("reports"), Path("tuning")
+RESULTS, BOARDS, TUNING = Path("results"), Path("boards"), Path("tuning")
 SUITE = "quick"
 EXECUTORS = ("processes", "serial", "ray")
 
@@ -437,7 +437,7 @@ def run(
     selection: Selection,
     results: Path = RESULTS,
     *,
-    reports: Path | None = REPORTS,
+    reports: Path | None = BOARDS,
     executor: str = "processes",
     jobs: int | None = None,
     address: str | None = None,
@@ -609,7 +609,7 @@ def tune(
     return tuned, path
 
 
-def report(suite: str, results: Path = RESULTS, reports: Path = REPORTS, *, with_records: bool = False) -> list[Path]:
+def report(suite: str, results: Path = RESULTS, reports: Path = BOARDS, *, with_records: bool = False) -> list[Path]:
     """Render a suite's board from the records in a results folder, and the page over all boards; return the pages.
 
     Parameters

@@ -47,9 +47,9 @@ def test_run_writes_records_and_board_and_a_second_run_does_nothing(fedbench, tm
     assert status == 0
     assert "1 of 1 cells done (1 run now), 0 failed, 0 skipped." in out
     assert "[1/1] heart/fedavg/seed-1 done, digest " in out
-    page = tmp_path / "reports" / "quick" / "index.html"
+    page = tmp_path / "boards" / "quick" / "index.html"
     before = page.read_bytes()
-    assert (tmp_path / "reports" / "quick" / "leaderboard.md").is_file()
+    assert (tmp_path / "boards" / "quick" / "leaderboard.md").is_file()
     status, out, _ = fedbench(*HEART)
     assert (status, "(0 run now)" in out) == (0, True)
     assert page.read_bytes() == before
@@ -238,7 +238,7 @@ def test_a_task_over_own_data_runs_and_has_a_board_of_its_own(fedbench, tmp_path
     try:
         status, out, err = fedbench("run", "--task-file", "mine.toml", "--method", "fedavg", "--seed", "1")
         assert status == 0, out + err
-        assert (tmp_path / "reports" / "mine" / "index.html").is_file()
+        assert (tmp_path / "boards" / "mine" / "index.html").is_file()
     finally:
         registry.tasks.forget("mine")
 

@@ -289,11 +289,11 @@ def test_the_margin_of_a_suite_reaches_the_board(tmp_path):
 )
 def test_report_writes_a_table_beside_the_board_or_to_stdout(fedbench, demo, tmp_path, form, name):
     status, out, _ = fedbench("report", "--suite", "demo", "--format", form, "--out", demo)
-    assert (status, out) == (0, f"wrote reports/demo/{name}\n")
-    written = (tmp_path / "reports" / "demo" / name).read_text(encoding="utf-8")
+    assert (status, out) == (0, f"wrote boards/demo/{name}\n")
+    written = (tmp_path / "boards" / "demo" / name).read_text(encoding="utf-8")
     status, out, _ = fedbench("report", "--suite", "demo", "--format", form, "--out", demo, "--stdout")
     assert (status, out) == (0, written)
-    assert [path.name for path in (tmp_path / "reports" / "demo").iterdir()] == [name]
+    assert [path.name for path in (tmp_path / "boards" / "demo").iterdir()] == [name]
 
 
 def test_wrong_formats_are_refused(fedbench, demo, tmp_path):
@@ -306,4 +306,4 @@ def test_wrong_formats_are_refused(fedbench, demo, tmp_path):
         status, out, err = fedbench("report", *arguments, *suite, "--out", demo)
         assert (status, out) == (2, "")
         assert words in err
-    assert not (tmp_path / "reports").exists()
+    assert not (tmp_path / "boards").exists()
