@@ -103,7 +103,8 @@ class Stopped(BaseException):
 def measure(clients: int, results: Path, rounds: int = ROUNDS) -> dict[str, Any]:
     """Run one size, once whole and once with a stop in the middle; return times, sizes and whether the bits agree."""
     from fedbench.resident import load_data
-    from fedbench.simulation import checkpoint_folder, run_cell
+    from fedbench.schema import checkpoint_folder
+    from fedbench.simulation import run_cell
 
     this = cell(clients, rounds)
     dataset = load_data(this.task.data)

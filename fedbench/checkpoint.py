@@ -24,11 +24,11 @@ import torch
 from safetensors.torch import load, save
 from torch import Tensor
 
+from fedbench.durable import make_folder, sync, write_atomic
 from fedbench.errors import MethodError
-from fedbench.records import make_folder, sync, write_atomic
+from fedbench.schema import CHECKPOINT
 
 VERSION = 3
-INDEX = "checkpoint.json"
 BEFORE = "checkpoint.before.json"
 CPU = torch.device("cpu")
 _log = logging.getLogger(__name__)
@@ -171,12 +171,12 @@ class Checkpoint:
             "files": {part: f"{file.name} {file.hash}" for part, file in self._files.items()},
         }
         # An index that was not gone on from is of no use: it gives way to the new one, and the one before stays.
-        keep = self.folder / BEFORE if self._saved_as == INDEX else None
-        write_atomic(self.folder / INDEX, json.dumps({**index, "hash": index_hash(index)}, indent=1), keep=keep)
-        named = {INDEX, *(file.name for file in (*self._files.values(), *self._saved.values()))}
+        keep = self.folder / BEFORE if self._saved_as == CHECKPOINT else None
+        write_atomic(self.folder / CHECKPOINT, json.dumps({**index, "hash": index_hash(index)}, indent=1), keep=keep)
+        named = {CHECKPOINT, *(file.name for file in (*self._files.values(), *self._saved.values()))}
         if self._saved_as is not None:
             named.add(BEFORE)
-        self._saved, self._saved_as = dict(self._files), INDEX
+        self._saved, self._saved_as = dict(self._files), CHECKPOINT
         for path in self.folder.iterdir():
             if path.name not in named:
                 path.unlink(missing_ok=True)
@@ -188,7 +188,7 @@ class Checkpoint:
         now and read when it is asked for, as all of them together may not fit into memory.
         """
         faults: list[str] = []
-        for name in (INDEX, BEFORE):
+        for name in (CHECKPOINT, BEFORE):
             if not (self.folder / name).is_file():  # after a kill between two renames, BEFORE alone is there
                 continue
             try:
@@ -219,7 +219,7 @@ class Checkpoint:
 
     def remove(self) -> None:
         """Delete the checkpoint, once the record is whole or the run starts again."""
-        for name in (BEFORE, INDEX):  # first, so that a kill in the middle leaves nothing to go on from
+        for name in (BEFORE, CHECKPOINT):  # first, so that a kill in the middle leaves nothing to go on from
             with suppress(OSError):
                 (self.folder / name).unlink(missing_ok=True)
         shutil.rmtree(self.folder, ignore_errors=True)

@@ -527,7 +527,7 @@ def report(
     --format csv or json gives a row for each cell and metric, latex the table
     of a paper. --out may also be a records.tar.xz.
     """
-    from fedbench import records, release, verbs
+    from fedbench import durable, release, verbs
 
     if published is not None:
         return _print_check(verbs.check_reports(published))
@@ -544,7 +544,7 @@ def report(
         click.echo(text, nl=False)
     else:
         path = reports / suite / name
-        records.write_atomic(path, text)
+        durable.write_atomic(path, text)
         click.echo(f"wrote {path}")
     return None
 

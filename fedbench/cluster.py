@@ -25,11 +25,11 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from fedbench.cell import Cell
+from fedbench.durable import write_atomic
 from fedbench.errors import FedBenchError
 from fedbench.executors import Event, Group, Options, failed, grouped, run_group
-from fedbench.records import write_atomic
 from fedbench.resident import load_data
-from fedbench.schema import FAILURE
+from fedbench.schema import FAILURE, checkpoint_folder
 from fedbench.storage import Storage, StorageError
 from fedbench.task import Data, Dataset
 
@@ -372,8 +372,6 @@ def _for_torch(dataset: Dataset) -> Dataset:
 
 def _run(group: Group, dataset: Dataset, options: Options, storage: Storage, run: Run) -> list[Told]:
     """Run what has no record in storage yet, from the checkpoints there, and push what it leaves."""
-    from fedbench.simulation import checkpoint_folder
-
     folders = [cell.folder(options.results) for cell in group]
     todo = [i for i, folder in enumerate(folders) if not storage.has_record(folder)]
     told: list[Told] = [{"state": "stopped" if i in todo else "done"} for i in range(len(group))]

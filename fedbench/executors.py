@@ -38,7 +38,7 @@ from fedbench.errors import DataError, FedBenchError, RecordError, of_machine
 from fedbench.locks import BusyError, LockError, held, locked
 from fedbench.records import NewerSchemaError, Record, write_failure
 from fedbench.resident import load_data, mapped, store
-from fedbench.schema import MANIFEST, Failure
+from fedbench.schema import MANIFEST, Failure, checkpoint_folder
 from fedbench.task import Data, Dataset
 
 _spawn = multiprocessing.get_context("spawn")
@@ -365,19 +365,14 @@ def done(cell: Cell, results: Path) -> str:
 def clear_up(cell: Cell, results: Path) -> None:
     """Delete what a run that was killed at the very end left beside a whole record: its checkpoint, its lock."""
     lock = lock_of(cell, results)
-    if lock.exists() or checkpoint_of(cell, results).exists():
+    if lock.exists() or checkpoint_folder(cell.folder(results)).exists():
         with suppress(BusyError), locked(lock):
             _clear_up(cell, results)
 
 
-def checkpoint_of(cell: Cell, results: Path) -> Path:
-    """Return where the checkpoint of a cell stands."""
-    return cell.folder(results).with_name(f"seed-{cell.seed}.partial")  # as in fedbench.simulation, which needs torch
-
-
 def _clear_up(cell: Cell, results: Path) -> None:
     """Delete what a killed run left of a cell whose lock is held: half a record, a checkpoint beside a whole one."""
-    folder, checkpoint = cell.folder(results), checkpoint_of(cell, results)
+    folder, checkpoint = cell.folder(results), checkpoint_folder(cell.folder(results))
     for staging in folder.parent.glob(f".{folder.name}-*"):
         shutil.rmtree(staging, ignore_errors=True)
     if checkpoint.is_dir() and done(cell, results):

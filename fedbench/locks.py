@@ -17,8 +17,8 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from fedbench.durable import make_folder
 from fedbench.errors import FedBenchError
-from fedbench.records import make_folder
 
 
 class LockError(FedBenchError):

@@ -13,8 +13,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from fedbench.durable import write_atomic
 from fedbench.errors import RecordError, SpecError
-from fedbench.records import NewerSchemaError, Record, read_failure, read_plan, write_atomic
+from fedbench.records import NewerSchemaError, Record, copy, read_failure, read_plan
 from fedbench.schema import FAILURE, MANIFEST, Plan, PlannedCell
 from fedbench.submissions import decisions
 
@@ -97,7 +98,7 @@ def merge(folders: Sequence[Path], into: Path, *, leave_damaged: bool = False) -
     staging = Path(tempfile.mkdtemp(prefix=f".{into.name}-", dir=parent))
     try:
         for place, record in found.items():
-            _copy(record, staging / place)
+            copy(record, staging / place)
         for place, folder in failures.items():
             (staging / place).mkdir(parents=True)
             shutil.copyfile(folder / place / FAILURE, staging / place / FAILURE)
@@ -193,14 +194,6 @@ def _whole(folder: Path, place: str) -> Record:
     if own != place:
         raise RecordError(f"{folder}: the record is that of {own}.")
     return record
-
-
-def _copy(record: Record, folder: Path) -> None:
-    folder.mkdir(parents=True)
-    for name in (*(Path(name).name for name in record.manifest.files), MANIFEST):
-        shutil.copyfile(record.folder / name, folder / name)
-    if Record.open(folder).digest != record.digest:
-        raise RecordError(f"{record.folder} was changed while it was copied; join again when nothing runs there.")
 
 
 def _failures(folders: Iterable[Path]) -> dict[str, Path]:

@@ -6,11 +6,9 @@ round and client), ``predictions.npz`` (see `ARRAYS`) and ``manifest.json``, whi
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import io
 import json
-import os
 import shutil
 import tempfile
 import zipfile
@@ -27,6 +25,7 @@ import pyarrow.parquet as pq
 from pydantic import BaseModel, ValidationError
 
 from fedbench import reading, upgrades
+from fedbench.durable import make_folder, sync, write_atomic
 from fedbench.errors import RecordError
 from fedbench.outcome import Outcome
 from fedbench.schema import (
@@ -384,7 +383,7 @@ def rewrite(record: Record, folder: Path) -> Record:
     Raises
     ------
     RecordError
-        It is not, as the record is of an older schema; copy its files instead.
+        It is not, as the record is of an older schema; `copy` it instead.
     """
     again = write(folder, record.info, _columns(record.rounds), _columns(record.clients), record.arrays, deflated=False)
     if again.digest != record.digest:
@@ -392,6 +391,23 @@ def rewrite(record: Record, folder: Path) -> Record:
             f"{record.folder} cannot be written again, as it has schema {record.manifest.schema_version}."
         )
     return again
+
+
+def copy(record: Record, folder: Path) -> Record:
+    """Copy a record's files to a folder that is not there yet, and check the copy.
+
+    Raises
+    ------
+    RecordError
+        The record was changed meanwhile.
+    """
+    folder.mkdir(parents=True)
+    for name in (*record.manifest.files, MANIFEST):
+        shutil.copyfile(record.folder / name, folder / name)
+    copied = Record.open(folder)
+    if copied.digest != record.digest:
+        raise RecordError(f"{record.folder} was changed while it was copied; do the same when nothing runs there.")
+    return copied
 
 
 def write_failure(folder: Path, failure: Failure) -> None:
@@ -483,60 +499,6 @@ def _failure(folder: Path) -> tuple[State, str] | None:
         raise
     except RecordError as error:
         return "failed", str(error)
-
-
-def write_atomic(path: Path, text: str, *, keep: Path | None = None) -> None:
-    """Write a text file so that a reader sees the old one or the new one, and no half of either.
-
-    When this returns, the new one outlasts a loss of power.
-
-    Parameters
-    ----------
-    path : Path
-        Where, in a folder that is made if it is not there.
-    text : str
-        Its content.
-    keep : Path, optional
-        A name in the same folder that the old one gets. A reader may then for a moment see the old one there alone.
-    """
-    make_folder(path.parent)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with part.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        if keep is not None:
-            path.replace(keep)
-        part.replace(path)
-        sync(path.parent)
-    finally:
-        part.unlink(missing_ok=True)
-
-
-def make_folder(folder: Path) -> None:
-    """Make a folder and those above it, so that it outlasts a loss of power."""
-    if folder.is_dir():
-        return
-    make_folder(folder.parent)
-    try:
-        folder.mkdir()
-    except FileExistsError:  # made by another process just now, or a file
-        if not folder.is_dir():
-            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(folder)) from None
-    sync(folder.parent)
-
-
-def sync(path: Path) -> None:
-    """Bring a file's content, or the names that stand in a folder, to where they outlast a loss of power."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    except OSError as error:
-        if not path.is_dir() or error.errno not in (errno.EINVAL, errno.ENOTSUP):
-            raise  # some network file systems do this with folders unasked, and refuse to be asked
-    finally:
-        os.close(descriptor)
 
 
 class NewerSchemaError(RecordError):

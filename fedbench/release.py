@@ -16,9 +16,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from fedbench.durable import replacing
 from fedbench.errors import RecordError
-from fedbench.records import Record, read_plan, rewrite, write_failure
-from fedbench.records import read_failure as read_note
+from fedbench.records import Record, read_failure, read_plan, rewrite, write_failure
 from fedbench.schema import FAILURE, MANIFEST, Plan
 
 NAME = "records.tar.xz"
@@ -58,7 +58,7 @@ def pack(results: Path, suite: str, path: Path) -> int:
                 rewrite(record, Path(scratch, cell.path))
                 count += 1
             elif (folder / FAILURE).is_file():
-                write_failure(Path(scratch, cell.path), read_note(folder))
+                write_failure(Path(scratch, cell.path), read_failure(folder))
         _write(Path(scratch), plan, path)
     return count
 
@@ -68,18 +68,12 @@ def _write(folder: Path, plan: Plan, path: Path) -> None:
     (folder / "plans").mkdir()
     (folder / "plans" / f"{plan.suite}.json").write_text(plan.model_dump_json(indent=1) + "\n", encoding="utf-8")
     files = {file.relative_to(folder): file for file in folder.rglob("*") if file.is_file()}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.part")
-    try:
-        with tarfile.open(part, "w:xz", preset=9) as archive:
-            for name, file in sorted(files.items(), key=lambda item: (item[0].parts[0], item[0].parts[-2:], item[0])):
-                entry = tarfile.TarInfo(name.as_posix())
-                content = file.read_bytes()
-                entry.size, entry.mode = len(content), 0o644
-                archive.addfile(entry, io.BytesIO(content))
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
+    with replacing(path) as part, tarfile.open(part, "w:xz", preset=9) as archive:
+        for name, file in sorted(files.items(), key=lambda item: (item[0].parts[0], item[0].parts[-2:], item[0])):
+            entry = tarfile.TarInfo(name.as_posix())
+            content = file.read_bytes()
+            entry.size, entry.mode = len(content), 0o644
+            archive.addfile(entry, io.BytesIO(content))
 
 
 @contextmanager

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -17,9 +18,16 @@ PREDICTIONS = "predictions.npz"
 MANIFEST = "manifest.json"
 FAILURE = "failure.json"
 WEIGHTS = "weights.safetensors"
+CHECKPOINT = "checkpoint.json"
+"""The index of a checkpoint, in its folder."""
 
 FILES = (RUN, ROUNDS, CLIENTS, PREDICTIONS)
 """The files of every record; the manifest, written last, is the mark that a record is whole."""
+
+
+def checkpoint_folder(record: Path) -> Path:
+    """Return where the checkpoint of a record to come stands."""
+    return record.with_name(f"{record.name}.partial")
 
 
 def identity_hash(identity: Mapping[str, Any]) -> str:

@@ -34,7 +34,7 @@ from fedbench.method import Method, Upload
 from fedbench.models import Model
 from fedbench.records import CLIENT_COLUMNS, ROUND_COLUMNS, Record, write
 from fedbench.resident import load_data
-from fedbench.schema import SCHEMA_VERSION, ModelInfo, RunInfo, SeedIds
+from fedbench.schema import SCHEMA_VERSION, ModelInfo, RunInfo, SeedIds, checkpoint_folder
 from fedbench.seeds import Streams, fingerprint
 from fedbench.server import Server
 from fedbench.task import Dataset
@@ -143,11 +143,6 @@ def run_cell(
         record = simulation.record(folder, keep_weights)
     checkpoint.remove()
     return record
-
-
-def checkpoint_folder(record: Path) -> Path:
-    """Return where the checkpoint of a record to come stands."""
-    return record.with_name(f"{record.name}.partial")
 
 
 @contextmanager

@@ -15,11 +15,10 @@ from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
+from fedbench.durable import sync, write_atomic
 from fedbench.errors import FedBenchError, RecordError
-from fedbench.records import NewerSchemaError, Record, sync, write_atomic
-from fedbench.schema import FAILURE, MANIFEST
-
-INDEX = "checkpoint.json"  # as in fedbench.checkpoint, which needs torch
+from fedbench.records import NewerSchemaError, Record
+from fedbench.schema import CHECKPOINT, FAILURE, MANIFEST
 
 
 class StorageError(FedBenchError):
@@ -158,8 +157,8 @@ class Storage:
         one could save is rounds in the rarest of cases, at twice the requests for each push.
         """
         place = self._place(folder)
-        index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
-        before = _named(self._read(f"{place}/{INDEX}"))
+        index = json.loads((folder / CHECKPOINT).read_text(encoding="utf-8"))
+        before = _named(self._read(f"{place}/{CHECKPOINT}"))
         new: dict[str, Path] = {}
         for part, entry in index["files"].items():
             name, sha256 = entry.split()
@@ -169,7 +168,7 @@ class Storage:
                 new[f"{place}/{shared}"] = folder / name
         self._put(new)
         text = json.dumps(index, indent=1)
-        self._write(f"{place}/{INDEX}", text)
+        self._write(f"{place}/{CHECKPOINT}", text)
         self._delete([f"{place}/{name}" for name in sorted(before - _named(text))])
 
     def pull_checkpoint(self, folder: Path) -> bool:
@@ -179,9 +178,9 @@ class Storage:
         which is then as good as none, but no bit: parts are checked against the index before they are used.
         """
         place, seen = self._place(folder), None
-        while (index := self._read(f"{place}/{INDEX}")) not in (None, seen):
+        while (index := self._read(f"{place}/{CHECKPOINT}")) not in (None, seen):
             if self._get({f"{place}/{name}": folder / name for name in _named(index)}):
-                write_atomic(folder / INDEX, str(index))
+                write_atomic(folder / CHECKPOINT, str(index))
                 return True
             seen = index  # a newer one has taken its place meanwhile, or it is not whole
         shutil.rmtree(folder, ignore_errors=True)

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fedbench import __version__, records, registry
+from fedbench import __version__, durable, records, registry
 from fedbench.cell import Cell, TrialScore, Tuned, load_suite, suite_names
 from fedbench.errors import FedBenchError, SpecError, unknown
 from fedbench.executors import Event
@@ -436,7 +436,7 @@ def _rounded(value: Any, item: Range) -> Any:
 
 def write(tuned: Tuned, path: Path) -> None:
     """Write what a search found as a file that a suite can name; equal searches give equal bytes."""
-    records.write_atomic(path, as_toml(tuned))
+    durable.write_atomic(path, as_toml(tuned))
 
 
 def as_toml(tuned: Tuned) -> str:

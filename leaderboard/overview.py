@@ -13,7 +13,7 @@ from fedbench.leaderboard.entry import ENTRY, Entry, read
 from fedbench.leaderboard.markdown import escape, table
 from fedbench.leaderboard.page import ASSETS, asset, environment
 
-from fedbench.records import write_atomic
+from fedbench.durable import write_atomic
 
 TRACKS = {
     "robust": "Each seed draws its own partition, initial weights, client schedule and batch order, so these boards "

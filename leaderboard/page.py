@@ -29,9 +29,9 @@ from fedbench.leaderboard.resolution import Resolution, resolutions
 from fedbench.leaderboard.splits import STEP, picture
 from fedbench.leaderboard.verdicts import Verdicts, decided
 
+from fedbench.durable import write_atomic
 from fedbench.errors import RecordError
 from fedbench.metrics import METRICS
-from fedbench.records import write_atomic
 from fedbench.schema import Environment
 from fedbench.statistics import NotComputed, minimum_detectable_effect, required_cells
 from fedbench.statistics.sources import ENOUGH_SOURCES

@@ -17,7 +17,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedbench import MethodError
-from fedbench.checkpoint import BEFORE, CPU, INDEX, Checkpoint, States, index_hash, pack, unpack
+from fedbench.checkpoint import BEFORE, CPU, Checkpoint, States, index_hash, pack, unpack
+from fedbench.schema import CHECKPOINT
 
 # --- states -----------------------------------------------------------------------------------------------------
 
@@ -163,13 +164,13 @@ def test_the_newest_save_is_loaded_with_the_parts_that_did_not_change(folder):
 def test_versions_that_no_longer_belong_are_deleted(folder):
     checkpoint = Checkpoint(folder)
     checkpoint.save(1, {"server": b"s1", "client-0": b"a1"})
-    assert names(folder) == [INDEX, "client-0@1", "server@1"]
+    assert names(folder) == [CHECKPOINT, "client-0@1", "server@1"]
     checkpoint.save(2, {"server": b"s2", "client-5": b"f2"})
-    assert names(folder) == [BEFORE, INDEX, "client-0@1", "client-5@2", "server@1", "server@2"]
+    assert names(folder) == [BEFORE, CHECKPOINT, "client-0@1", "client-5@2", "server@1", "server@2"]
     checkpoint.save(3, {"server": b"s3", "client-0": b"a3"})
-    assert names(folder) == [BEFORE, INDEX, "client-0@1", "client-0@3", "client-5@2", "server@2", "server@3"]
+    assert names(folder) == [BEFORE, CHECKPOINT, "client-0@1", "client-0@3", "client-5@2", "server@2", "server@3"]
     checkpoint.save(4, {"server": b"s4"})
-    assert names(folder) == [BEFORE, INDEX, "client-0@3", "client-5@2", "server@3", "server@4"]
+    assert names(folder) == [BEFORE, CHECKPOINT, "client-0@3", "client-5@2", "server@3", "server@4"]
 
 
 def test_a_resumed_checkpoint_goes_on_from_what_was_loaded(folder):
@@ -217,18 +218,18 @@ DAMAGES = [
     ("server@2", lambda path: path.write_bytes(b"")),
     ("server@2", lambda path: path.unlink()),
     ("client-0@2", lambda path: path.unlink()),
-    (INDEX, lambda path: path.write_text("")),
-    (INDEX, lambda path: path.write_text("{")),
-    (INDEX, lambda path: path.write_text("[]")),
-    (INDEX, lambda path: path.write_text("null")),
-    (INDEX, lambda path: path.write_text("{}")),
-    (INDEX, lambda path: path.write_bytes(b"\xff\xfe")),
-    (INDEX, change_index(version=99)),
-    (INDEX, change_index(round=1)),
-    (INDEX, change_index(files=["server@2"])),
-    (INDEX, change_index(files={"server": "server@2"})),
-    (INDEX, change_index(files={"server": 5})),
-    (INDEX, change_index(files={"server": f"server@2 {hashlib.blake2b(b's2').hexdigest()}"})),
+    (CHECKPOINT, lambda path: path.write_text("")),
+    (CHECKPOINT, lambda path: path.write_text("{")),
+    (CHECKPOINT, lambda path: path.write_text("[]")),
+    (CHECKPOINT, lambda path: path.write_text("null")),
+    (CHECKPOINT, lambda path: path.write_text("{}")),
+    (CHECKPOINT, lambda path: path.write_bytes(b"\xff\xfe")),
+    (CHECKPOINT, change_index(version=99)),
+    (CHECKPOINT, change_index(round=1)),
+    (CHECKPOINT, change_index(files=["server@2"])),
+    (CHECKPOINT, change_index(files={"server": "server@2"})),
+    (CHECKPOINT, change_index(files={"server": 5})),
+    (CHECKPOINT, change_index(files={"server": f"server@2 {hashlib.blake2b(b's2').hexdigest()}"})),
 ]
 
 
@@ -262,7 +263,7 @@ def test_no_torn_or_flipped_file_is_ever_taken_for_another_state(folder, tally):
     save_two(folder)
     whole = {path.name: path.read_bytes() for path in folder.iterdir()}
     tried = 0
-    for name in (INDEX, "server@2", "client-0@2"):
+    for name in (CHECKPOINT, "server@2", "client-0@2"):
         data = whole[name]
         cuts = [data[:length] for length in range(len(data))]
         flips = [data[:i] + bytes([data[i] ^ 1 << i % 8]) + data[i + 1 :] for i in range(len(data))]
@@ -270,7 +271,7 @@ def test_no_torn_or_flipped_file_is_ever_taken_for_another_state(folder, tally):
             (folder / name).write_bytes(torn)
             loaded = Checkpoint(folder).load()
             # A bit of the index can be white space, and turn into other white space; of any other file none can.
-            assert loaded == FIRST or (name == INDEX and loaded == SECOND and json.loads(torn) == json.loads(data))
+            assert loaded == FIRST or (name == CHECKPOINT and loaded == SECOND and json.loads(torn) == json.loads(data))
             tried += 1
         (folder / name).write_bytes(data)
     assert Checkpoint(folder).load() == SECOND
@@ -285,9 +286,9 @@ def test_what_is_gone_on_from_stays_until_a_newer_one_is_whole(folder):
     checkpoint.write("server", b"s2", 2)  # over the damaged one
     assert Checkpoint(folder).load()[1] in (FIRST[1], SECOND[1])
     checkpoint.save(2, {"server": b"s2 again"})
-    assert names(folder) == [BEFORE, INDEX, "client-0@1", "server@1", "server@2"]
+    assert names(folder) == [BEFORE, CHECKPOINT, "client-0@1", "server@1", "server@2"]
     assert Checkpoint(folder).load() == (2, {"server": b"s2 again", "client-0": b"a1"})
-    (folder / INDEX).unlink()
+    (folder / CHECKPOINT).unlink()
     assert Checkpoint(folder).load() == FIRST
 
 
@@ -299,16 +300,16 @@ def test_after_damage_of_both_a_new_checkpoint_takes_over(folder):
     assert checkpoint.load() is None
     checkpoint.save(1, {"server": b"anew"})
     assert Checkpoint(folder).load() == (1, {"server": b"anew"})
-    assert names(folder) == [INDEX, "server@1"]
+    assert names(folder) == [CHECKPOINT, "server@1"]
 
 
 def test_an_index_reaches_no_file_outside_its_folder(folder, caplog):
     save_two(folder)
     (folder.parent / "secret").write_bytes(b"secret")
-    index = json.loads((folder / INDEX).read_text())
+    index = json.loads((folder / CHECKPOINT).read_text())
     index["files"] = {"server": f"../secret {hashlib.blake2b(b'secret').hexdigest()}"}
     index["hash"] = index_hash(index)
-    (folder / INDEX).write_text(json.dumps(index))
+    (folder / CHECKPOINT).write_text(json.dumps(index))
     assert Checkpoint(folder).load() == FIRST
     assert "../secret is not in its folder" in caplog.text
 
@@ -372,7 +373,7 @@ def test_killed_at_any_moment_of_a_save_the_earlier_or_the_newer_checkpoint_load
         (folder / "server@4").unlink()
         assert Checkpoint(folder).load()[0] == seen[-1]  # two generations again
         resumed.save(5, {"server": b"s5"})
-        files = {f"client-0@{seen[-1]}", "server@5", INDEX, BEFORE}
+        files = {f"client-0@{seen[-1]}", "server@5", CHECKPOINT, BEFORE}
         assert set(names(folder)) == files
     assert seen == sorted(seen)
     assert {*seen} == {2, 3}
@@ -425,7 +426,7 @@ def test_a_state_put_aside_belongs_to_the_next_save_and_not_to_the_last(folder):
     checkpoint.save(1, {})
     states.put(0, model(2), 2)
     states.put(1, model(2), 2)  # puts client 0 aside, to a file of its own
-    assert names(folder) == [INDEX, "client-0@1", "client-0@2"]
+    assert names(folder) == [CHECKPOINT, "client-0@1", "client-0@2"]
 
     killed = Checkpoint(folder)
     assert set(killed.load()[1]) == {"client-0"}
@@ -441,7 +442,7 @@ def test_a_state_put_aside_belongs_to_the_next_save_and_not_to_the_last(folder):
     after.restore(resumed)
     assert_same(after[0], model(2))
     assert_same(after[1], model(2))
-    assert names(folder) == [BEFORE, INDEX, "client-0@1", "client-0@2", "client-1@2"]
+    assert names(folder) == [BEFORE, CHECKPOINT, "client-0@1", "client-0@2", "client-1@2"]
 
 
 def test_files_that_no_index_will_name_are_not_piled_up(folder):

@@ -19,8 +19,8 @@ from fedbench.cluster import ClusterError, run_on_ray
 from fedbench.executors import Options, run_cells, run_group, run_serially
 from fedbench.records import state
 from fedbench.resident import load_data
-from fedbench.schema import FAILURE, MANIFEST
-from fedbench.storage import INDEX, Storage, StorageError
+from fedbench.schema import CHECKPOINT, FAILURE, MANIFEST
+from fedbench.storage import Storage, StorageError
 
 PLUG_INS = """
     import os, signal, time
@@ -137,7 +137,7 @@ def digests(events):
 
 def index_of(cell, storage):
     """Return the number of rounds of a cell's checkpoint in storage, or None."""
-    path = cell.folder(storage).with_name(f"seed-{cell.seed}.partial") / INDEX
+    path = cell.folder(storage).with_name(f"seed-{cell.seed}.partial") / CHECKPOINT
     return json.loads(path.read_text())["round"] if path.exists() else None
 
 
@@ -229,7 +229,7 @@ def test_a_method_that_fails_takes_its_checkpoint_along(attempt, make_cell, shri
     cell = make_cell(shrink("heart", rounds=3), plug_ins.Fragile, how="raises")
     checkpoint = cell.folder(tmp_path / "shared").with_name("seed-1.partial")
     checkpoint.mkdir(parents=True)
-    (checkpoint / INDEX).write_text('{"files": {}}')
+    (checkpoint / CHECKPOINT).write_text('{"files": {}}')
     told = attempt(cell, "results")
     assert told["state"] == "failed"
     assert json.loads(told["note"])["reason"] == told["reason"]

@@ -24,7 +24,7 @@ FOLDERS = {
 FLOORS = {
     0: "cell characters errors method outcome registry schema seeds task toml upgrades",
     1: (
-        "datasets federation locks merging metrics partition reading records release resident scaffold "
+        "datasets durable federation locks merging metrics partition reading records release resident scaffold "
         "submissions submissions.adding submissions.archive submissions.checking "
         "submissions.confined submissions.decisions submissions.form submissions.packing submissions.rerun "
         "submissions.rules statistics statistics.aggregates "

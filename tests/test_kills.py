@@ -17,13 +17,14 @@ import pytest
 import torch
 
 from fedbench import Method, Record
-from fedbench.checkpoint import BEFORE, INDEX, Checkpoint
+from fedbench.checkpoint import BEFORE, Checkpoint
 from fedbench.environment import versions
 from fedbench.executors import Options, run_group, run_serially
 from fedbench.records import state
 from fedbench.resident import load_data
+from fedbench.schema import CHECKPOINT, checkpoint_folder
 from fedbench.seeds import Streams
-from fedbench.simulation import Simulation, checkpoint_folder, run_cell
+from fedbench.simulation import Simulation, run_cell
 
 pytestmark = pytest.mark.reliability
 
@@ -187,7 +188,7 @@ def test_a_damaged_checkpoint_costs_rounds_but_no_bit(cell_of, whole, tmp_path, 
     assert attempt(cell, tmp_path / "killed", kill_after("save", 3))
     folder = checkpoint_folder(cell.folder(tmp_path / "killed"))
     client = next(path.name for path in folder.iterdir() if path.name.startswith("client-") and "@3" in path.name)
-    damages = [(client, torn), (INDEX, torn), ("server@3", flipped), ("series-3@3", Path.unlink)]
+    damages = [(client, torn), (CHECKPOINT, torn), ("server@3", flipped), ("series-3@3", Path.unlink)]
     for name, damage in damages:
         results = tmp_path / f"{name} {damage.__name__}"
         shutil.copytree(tmp_path / "killed", results)
@@ -197,7 +198,7 @@ def test_a_damaged_checkpoint_costs_rounds_but_no_bit(cell_of, whole, tmp_path, 
         record = run_cell(cell, results, watch=lambda done, rounds, log=started: log.append(done))
         assert (started[0], record.digest) == (2, whole(cell))
         assert "goes on from the one before, after 2 rounds" in caplog.text
-    for name in (INDEX, BEFORE):
+    for name in (CHECKPOINT, BEFORE):
         torn(folder / name)
     started = []
     record = run_cell(cell, tmp_path / "killed", watch=lambda done, rounds: started.append(done))

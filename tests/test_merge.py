@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fedbench import records
+from fedbench import durable, records
 from fedbench.errors import RecordError, SpecError
 from fedbench.merging import merge
 from fedbench.records import NewerSchemaError, Record, read_plan
@@ -52,7 +52,7 @@ def fail(results, record, seed, reason, at="2026-01-01T00:00:00+00:00"):
 def plan(results, seeds, *, suite="demo", **changes):
     values = {"schema_version": 1, "suite": suite, "title": "A suite", "track": "faithful", **changes}
     cells = tuple(seed if isinstance(seed, PlannedCell) else planned(seed) for seed in seeds)
-    records.write_atomic(
+    durable.write_atomic(
         results / "plans" / f"{suite}.json", Plan(cells=cells, **values).model_dump_json(indent=1) + "\n"
     )
 

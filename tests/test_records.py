@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from fedbench import Record, RecordError, records, schema
+from fedbench import Record, RecordError, durable, records, schema
 from fedbench.records import ARRAYS, NewerSchemaError, content_digest, state, write
 
 R, K, C = 3, 2, 3
@@ -275,13 +275,13 @@ def test_a_record_takes_the_place_of_a_failure(folder):
 
 def test_an_atomic_write_replaces_or_keeps(tmp_path, monkeypatch):
     path = tmp_path / "new" / "note.txt"
-    records.write_atomic(path, "first")
+    durable.write_atomic(path, "first")
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", fail_after(os.fsync, 0))
         with pytest.raises(OSError, match="No space left"):
-            records.write_atomic(path, "second")
+            durable.write_atomic(path, "second")
     assert path.read_text() == "first"
-    records.write_atomic(path, "third")
+    durable.write_atomic(path, "third")
     assert path.read_text() == "third"
     assert everything_below(tmp_path) == ["new/note.txt"]
 
@@ -522,7 +522,7 @@ def test_a_plan_round_trips_and_a_damaged_one_is_named(tmp_path):
     )
     plan = schema.Plan(schema_version=1, suite="quick", title="Quick", track="faithful", cells=(planned,))
     path = tmp_path / "plans" / "quick.json"
-    records.write_atomic(path, plan.model_dump_json())
+    durable.write_atomic(path, plan.model_dump_json())
     assert records.read_plan(path) == plan
     assert planned.path == "toy/fedavg/0123456789ab/seed-1"
     path.write_text(plan.model_dump_json()[:-2])

@@ -8,12 +8,11 @@ from pathlib import Path
 import pytest
 
 from fedbench import Record, RecordError
-from fedbench import checkpoint as checkpoints
 from fedbench.checkpoint import Checkpoint
 from fedbench.records import write_failure
-from fedbench.schema import FAILURE, MANIFEST, Failure
-from fedbench.simulation import checkpoint_folder, run_cell
-from fedbench.storage import INDEX, Storage, StorageError
+from fedbench.schema import CHECKPOINT, FAILURE, MANIFEST, Failure
+from fedbench.simulation import run_cell
+from fedbench.storage import Storage, StorageError
 
 
 @pytest.fixture(params=["path", "memory", pytest.param("s3", marks=pytest.mark.long)])
@@ -218,11 +217,6 @@ def loaded(storage):
     return whole and (whole[0], dict(whole[1]))
 
 
-def test_the_index_has_its_name():
-    assert checkpoints.INDEX == INDEX
-    assert checkpoint_folder(Path("task/seed-1")) == Path("task/seed-1.partial")
-
-
 def test_a_checkpoint_comes_back_as_it_was_and_leaves_no_old_files(url, tmp_path):
     storage, folder = Storage(url, tmp_path), tmp_path / "seed-1.partial"
     assert loaded(storage) is None
@@ -290,7 +284,7 @@ def test_a_damaged_index_is_no_checkpoint(url, tmp_path):
     storage, folder = Storage(url, tmp_path), saved(tmp_path / "seed-1.partial", 1)
     storage.push_checkpoint(folder)
     for index in ("", "[]", '{"files": 1}', '{"files": {"server": ""}}', '{"files": {"server": "../../out 0"}}'):
-        storage._write(f"{storage._place(folder)}/{INDEX}", index)
+        storage._write(f"{storage._place(folder)}/{CHECKPOINT}", index)
         fresh = tmp_path / "fresh"
         Storage(url, tmp_path).pull_checkpoint(fresh)
         assert Checkpoint(fresh).load() is None

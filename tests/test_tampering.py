@@ -10,7 +10,8 @@ import pytest
 
 from fedbench import registry
 from fedbench.cell import Cell
-from fedbench.records import PREDICTIONS, Record, write, write_atomic
+from fedbench.durable import write_atomic
+from fedbench.records import PREDICTIONS, Record, write
 from fedbench.schema import FILES, MANIFEST, RUN, Plan, PlannedCell, identity_hash
 from fedbench.verification import verify
 

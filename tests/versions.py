@@ -47,6 +47,7 @@ HARNESS = (
 UNSCORED = {
     "cell": "says what a cell is; what it says is in the identity",
     "checkpoint": "hands over what it was given: tests of resume compare digests",
+    "durable": "writes files whole",
     "environment": "notes where a cell ran",
     "errors": "raises",
     "outcome": "what metrics read, made from records",

@@ -12,10 +12,9 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from fedbench.errors import RecordError
+from fedbench.durable import write_atomic
 from fedbench.locks import locked
-from fedbench.records import Record, read_plan, write_atomic
-from fedbench.schema import MANIFEST
+from fedbench.records import copy, read_plan
 from fedbench.submissions import SubmissionError, decisions
 from fedbench.submissions.archive import PLANS
 from fedbench.submissions.checking import Check, Checked, examined
@@ -177,7 +176,7 @@ def _join(incoming: Incoming, board: Path, lines: Sequence[Decision]) -> tuple[D
     placed: list[Path] = []
     try:
         for place, record in incoming.records.items():
-            _copy(record, staging / place)
+            copy(record, staging / place)
         write_atomic(staging / "plan.json", joined.model_dump_json(indent=1) + "\n")
         for place in incoming.records:
             target = board / place
@@ -195,14 +194,6 @@ def _join(incoming: Incoming, board: Path, lines: Sequence[Decision]) -> tuple[D
     finally:
         shutil.rmtree(staging, ignore_errors=True)
     return added
-
-
-def _copy(record: Record, folder: Path) -> None:
-    folder.mkdir(parents=True)
-    for name in (*record.manifest.files, MANIFEST):
-        shutil.copyfile(record.folder / name, folder / name)
-    if Record.open(folder).digest != record.digest:
-        raise RecordError(f"{folder}: the record was changed while it was copied; add the archive again.")
 
 
 def _take_back(folder: Path, board: Path) -> None:

@@ -12,7 +12,6 @@ import os
 import re
 import stat
 import struct
-import tempfile
 import unicodedata
 import zipfile
 import zlib
@@ -23,6 +22,7 @@ from pathlib import Path
 from typing import IO
 
 from fedbench.characters import shown
+from fedbench.durable import replacing
 from fedbench.schema import CLIENTS, MANIFEST, PREDICTIONS, ROUNDS, RUN
 from fedbench.submissions import SubmissionError
 from fedbench.submissions.form import FORM
@@ -80,23 +80,16 @@ def write(path: Path, files: Mapping[str, bytes | Path]) -> None:
     files : mapping of str to bytes or Path
         Contents, by their name in the archive.
     """
-    handle, part = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED, allowZip64=False, compresslevel=9) as archive:
-                for name, content in sorted(files.items(), key=lambda item: (item[0] != FORM, item[0])):
-                    entry = zipfile.ZipInfo(name, date_time=(1980, 1, 1, 0, 0, 0))
-                    entry.create_system = 3  # on Windows too, so that the bytes are the same
-                    entry.external_attr = (stat.S_IFREG | 0o644) << 16
-                    entry.compress_type = zipfile.ZIP_DEFLATED
-                    archive.writestr(entry, content if isinstance(content, bytes) else content.read_bytes())
-            file.flush()
-            os.fsync(file.fileno())
-        Path(part).chmod(0o644)
-        Path(part).replace(path)
-    except BaseException:
-        Path(part).unlink(missing_ok=True)
-        raise
+    with (
+        replacing(path) as part,
+        zipfile.ZipFile(part, "w", zipfile.ZIP_DEFLATED, allowZip64=False, compresslevel=9) as archive,
+    ):
+        for name, content in sorted(files.items(), key=lambda item: (item[0] != FORM, item[0])):
+            entry = zipfile.ZipInfo(name, date_time=(1980, 1, 1, 0, 0, 0))
+            entry.create_system = 3  # on Windows too, so that the bytes are the same
+            entry.external_attr = (stat.S_IFREG | 0o644) << 16
+            entry.compress_type = zipfile.ZIP_DEFLATED
+            archive.writestr(entry, content if isinstance(content, bytes) else content.read_bytes())
 
 
 def unpack(path: Path, into: Path) -> Unpacked:

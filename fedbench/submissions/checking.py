@@ -15,8 +15,9 @@ from typing import Any
 from fedbench import registry
 from fedbench.cell import load_suite, suite_names
 from fedbench.characters import shown, unfit
+from fedbench.durable import write_atomic
 from fedbench.errors import FedBenchError
-from fedbench.records import read_plan, write_atomic
+from fedbench.records import read_plan
 from fedbench.schema import MANIFEST, Plan, PlannedCell
 from fedbench.submissions import SubmissionError, confined, form
 from fedbench.submissions.archive import PLANS, RECORDS, Unpacked, unpack

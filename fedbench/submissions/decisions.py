@@ -16,7 +16,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from fedbench.records import write_atomic
+from fedbench.durable import write_atomic
 from fedbench.submissions import SubmissionError
 from fedbench.submissions.form import Distribution, Line, Release, Sha256, Time, explained
 from fedbench.task import Name

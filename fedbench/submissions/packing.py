@@ -16,6 +16,7 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from fedbench import registry
+from fedbench.durable import replacing
 from fedbench.errors import unknown
 from fedbench.records import Record, read_plan, state
 from fedbench.schema import FILES, MANIFEST, WEIGHTS, Plan
@@ -243,13 +244,8 @@ def _put(made: Path, target: Path) -> None:
         raise SubmissionError(
             f"{target} is there already, and is another archive", "name another file with --archive, or delete it"
         )
-    target.parent.mkdir(parents=True, exist_ok=True)
-    part = target.with_name(f".{target.name}.part")
-    try:
+    with replacing(target) as part:
         shutil.copyfile(made, part)
-        part.replace(target)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def _json(value: Any) -> bytes:

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fedbench import records
+from fedbench import durable, records
 from fedbench.schema import Environment, Failure, ModelInfo, Plan, PlannedCell, RunInfo, SeedIds
 
 # Every record has 2 rounds, 2 clients with 4 local test samples each, 10 global test samples of 2 classes.
@@ -95,7 +95,7 @@ class Lab:
     def finish(self, suite="demo", *, cells=None, title="A demonstration", track="faithful"):
         """Write the plan, and return the results folder."""
         plan = Plan(schema_version=1, suite=suite, title=title, track=track, cells=tuple(cells or self.cells))
-        records.write_atomic(self.results / "plans" / f"{suite}.json", plan.model_dump_json() + "\n")
+        durable.write_atomic(self.results / "plans" / f"{suite}.json", plan.model_dump_json() + "\n")
         return self.results
 
 

@@ -155,7 +155,7 @@ def test_the_log_only_grows(log, tmp_path):
 def test_a_board_with_a_changed_log_is_not_shown(log):
     from fedbench.leaderboard import load_board
 
-    from fedbench.records import write_atomic
+    from fedbench.durable import write_atomic
     from fedbench.schema import Plan
 
     plan = Plan(schema_version=1, suite="demo", title="t", track="faithful", cells=())
