@@ -122,7 +122,10 @@ def _ranks(verdict: Verdict) -> Iterator[Chart | str]:
         yield f"Differences from {REFERENCE} {title}: {standing.against}."
     else:
         yield forest(
-            [(found.method, found.difference) for found in standing.against],
+            sorted(
+                ((found.method, found.difference) for found in standing.against),
+                key=lambda row: (-row[1].mean, row[0]),
+            ),
             margin=standing.margin,
             reference=standing.reference,
             name=identifier("differences", *of),

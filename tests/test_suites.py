@@ -10,6 +10,7 @@ from fedbench.cell import load_suite, suite_names
 TASKS = {
     "quick": ("faithful", ["blood-mini", "organa-mini", "heart"], 3),
     "paper": ("faithful", ["blood", "organc", "organs"], 3),
+    "paper-blood": ("faithful", ["blood"], 1),
     "paper-local": ("faithful", ["blood", "organa"], 3),
     "robust": ("robust", ["blood", "organa", "pneumonia"], 10),
     "wide": ("faithful", ["blood-mini", "heart"], 1),

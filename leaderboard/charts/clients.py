@@ -51,7 +51,7 @@ def strips(methods: Sequence[MethodSeries], task: str) -> Chart | str:
         values = [value for _, value in found[m.label]]
         rows.append(
             {
-                "method": named(m.label),
+                "method": _name(m),
                 "family": "reference" if m.row.family == "reference" else "method",
                 "y": [round(100 * value, 1) for value in values],
                 "size": [size for size, _ in found[m.label]],
@@ -149,7 +149,7 @@ def gains(methods: Sequence[MethodSeries], task: str, baseline: str) -> Chart | 
         points = [round(100 * float(value), 1) + 0.0 for value in differences]
         rows.append(
             {
-                "method": named(m.label),
+                "method": _name(m),
                 "x": points,
                 "mean": round(100 * float(np.mean(differences)), 1) + 0.0,
                 "gain": sum(value > 0 for value in points),
@@ -235,6 +235,12 @@ def _differences(method: MethodSeries, base: dict[int, Series]) -> Values | None
             return None  # the same number is then another client
         parts.append(mine - theirs)
     return np.concatenate(parts) if parts else None
+
+
+def _name(method: MethodSeries) -> str:
+    """Return the label, with how many seeds stand for it where not all do."""
+    part = f" ({len(method.runs)} of {len(method.row.cells)} seeds)" if method.row.hole else ""
+    return f"{named(method.label)}{part}"
 
 
 def _missing(methods: Sequence[MethodSeries], drawn: Sequence[MethodSeries], why: str) -> str:

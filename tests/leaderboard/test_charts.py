@@ -34,7 +34,9 @@ from fedbench.leaderboard.charts.chart import GREY, HUES, identifier, named, spr
 from fedbench.leaderboard.charts.curves import common, stretches
 from fedbench.leaderboard.charts.ranks import _whole
 from fedbench.leaderboard.charts.tradeoff import Point, front
+from fedbench.leaderboard.figures import figure_pages
 from fedbench.leaderboard.runs import method_series
+from fedbench.leaderboard.verdicts import Verdicts
 
 from fedbench.statistics import Interval
 from fedbench.statistics.standings import RankInterval
@@ -326,6 +328,17 @@ def test_gains_are_paired_by_client_and_seed(lab):
     )
 
 
+def test_clients_say_how_many_seeds_stand_for_a_method(lab):
+    models = ("global", "local", "personal")
+    for seed in (1, 2):
+        lab.done("alpha", "fedavg", seed, 0.5, models=models)
+    lab.done("alpha", "better", 1, 0.5, models=models)
+    lab.failed("alpha", "better", 2, "loss is NaN")
+    task, methods = alpha(lab.finish())
+    for chart in (strips(methods, task.name), gains(methods, task.name, "fedavg")):
+        assert "better (1 of 2 seeds)" in {row["method"] for row in chart.spec["data"]["values"]}
+
+
 def test_clients_of_different_partitions_are_not_compared(lab):
     lab.done("alpha", "fedavg", 1, 0.5, models=("global", "local", "personal"))
     lab.done("alpha", "other", 1, 0.5, models=("global", "local", "personal"), partition="q")
@@ -379,6 +392,18 @@ def test_ticks_of_a_rank_axis():
     assert _whole(2) == [1, 2]
     assert _whole(8) == [1, 2, 3, 4, 5, 6, 7, 8]
     assert _whole(15) == [1, 4, 6, 8, 10, 12, 15]  # 2 would touch 1, and 14 would touch 15
+
+
+def test_differences_from_the_reference_stand_with_the_best_first(lab):
+    for label, accuracy in (("fedavg", 0.4), ("amid", 0.5), ("best", 0.9), ("worst", 0.1)):
+        for seed in (1, 2, 3):
+            lab.done("alpha", label, seed, accuracy)
+    shown = board(lab.finish())
+    pages = figure_pages({verdict.table.name: verdict for verdict in Verdicts(shown).tables})
+    ranks = next(page for page in pages if page.path == "ranks.html")
+    charts = {drawn.name: drawn for _, found in ranks.sections for drawn in found if isinstance(drawn, Chart)}
+    rows = charts["differences_alpha"].spec["data"]["values"]
+    assert [row["label"] for row in rows] == ["best", "amid", "worst"]
 
 
 def test_forest_says_which_intervals_leave_zero():
