@@ -620,7 +620,7 @@ def test_a_rerun_of_an_honest_record_has_the_same_digest(honest):
     report = verbs.verify(honest, rerun=1, executor="serial", agree=lambda drawn: True)
     (finding,) = report.results[-1].findings
     assert report.passed
-    assert finding.evidence == f"the same digest, {Record.open(only(honest)).digest[:12]}"
+    assert finding.evidence == f"the same digest, {Record.open(only(honest)).digest}"
 
 
 def test_the_draw_is_that_of_its_seed(honest):

@@ -48,9 +48,9 @@ def of_report(path: Path, incoming: Incoming) -> str:
         raise SubmissionError(f"{shown(str(path))} is no whole report of `fedbench verify`", _AGAIN) from None
     for place, digest in incoming.digests.items():
         state, evidence = found.get("digest", {}).get(place, ("", ""))
-        if (state, evidence) != ("passed", digest[:12]):
+        if (state, evidence) != ("passed", digest):
             raise SubmissionError(
-                f"the report is not about {place} with digest {digest[:12]}"
+                f"the report is not about {place} with digest {digest}"
                 + (f", but about digest {shown(evidence)}" if state == "passed" else ""),
                 _AGAIN,
             )

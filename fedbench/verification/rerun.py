@@ -108,7 +108,7 @@ def _finding(entry: Entry, event: Event, scratch: Path) -> Finding:
         return Finding(entry.place, "not applicable", f"the cell was not trained: {event.reason or event.state}")
     made, stored = Record.open(event.cell.folder(scratch)), entry.contents.record
     if made.digest == stored.digest:
-        return Finding(entry.place, "passed", f"the same digest, {made.digest[:12]}")
+        return Finding(entry.place, "passed", f"the same digest, {made.digest}")
     digests = f"digest {made.digest[:12]}, the record has {stored.digest[:12]!r}"
     metric = METRICS[event.cell.task.primary]
     if metric.compute(stored.outcome) is None:  # no global model, say
