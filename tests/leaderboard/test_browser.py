@@ -210,8 +210,8 @@ def test_without_scripts_everything_is_there(chromium, out):
     visit.close()
 
 
-def test_the_first_view_is_quick_and_small(chromium, lab, tmp_path, monkeypatch):
-    """40 methods on 10 tasks with 5 seeds: the page of the board, which is the largest."""
+def test_the_first_view_is_small(chromium, lab, tmp_path, monkeypatch):
+    """40 methods on 10 tasks with 5 seeds; how quick it is, ``benchmarks/first_view.py`` measures."""
     for method in range(40):
         for seed in range(5):
             lab.done("task", f"method-{method}", seed, (method * 7 + seed) % 10 / 10)
@@ -225,22 +225,11 @@ def test_the_first_view_is_quick_and_small(chromium, lab, tmp_path, monkeypatch)
         (tmp_path / "out" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "out" / name).write_text(text, encoding="utf-8")
     visit = Visit(chromium, tmp_path / "out")
-    seconds = []
-    for _ in range(3):
-        page = visit.context.new_page()
-        meter = visit.context.new_cdp_session(page)
-        # Processor time of the page's thread: what other work on the machine cannot change.
-        meter.send("Performance.enable", {"timeDomain": "threadTicks"})
-        page.on("request", lambda request: visit.requests.append(request.url))
-        page.goto((visit.out / "index.html").as_uri())
-        expect(page.locator("tbody.rows tr:visible")).to_have_count(40)
-        spent = {item["name"]: item["value"] for item in meter.send("Performance.getMetrics")["metrics"]}
-        seconds.append(spent["TaskDuration"])
-        page.close()
+    page = visit.open("index.html")
+    expect(page.locator("tbody.rows tr:visible")).to_have_count(40)  # of the one table that is shown at first
     asked = {url.partition("/out/")[2] for url in visit.requests}
     assert {"index.html", "assets/site.js", "assets/style.css"} <= asked
     assert sum(len(files[name].encode()) for name in asked) < FIRST_VIEW
-    assert 0.05 < min(seconds) < 1
     visit.close()
 
 
