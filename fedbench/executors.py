@@ -334,9 +334,12 @@ class _Queue:
                 self._groups.append((cell,))
 
     def _made(self, cell: Cell) -> Iterator[Event]:
-        """Yield the end of a cell that has a record: another run made it, or a worker that died right afterwards."""
-        if digest := done(cell, self.options.results):
-            clear_up(cell, self.options.results)
+        """Yield the end of a cell that has a record: another run made it, or a worker that died right afterwards.
+
+        It is not over while another run holds it, which may die before it has cleared up.
+        """
+        digest = done(cell, self.options.results)
+        if digest and clear_up(cell, self.options.results):
             yield Event(cell, "done", digest=digest)
 
 
@@ -362,12 +365,22 @@ def done(cell: Cell, results: Path) -> str:
         return ""
 
 
-def clear_up(cell: Cell, results: Path) -> None:
-    """Delete what a run that was killed at the very end left beside a whole record: its checkpoint, its lock."""
+def clear_up(cell: Cell, results: Path) -> bool:
+    """Delete what a run that was killed at the very end left beside a whole record: its checkpoint, its lock.
+
+    Returns
+    -------
+    bool
+        Whether nothing is left; a run that holds the cell clears up itself.
+    """
     lock = lock_of(cell, results)
     if lock.exists() or checkpoint_folder(cell.folder(results)).exists():
-        with suppress(BusyError), locked(lock):
-            _clear_up(cell, results)
+        try:
+            with locked(lock):
+                _clear_up(cell, results)
+        except BusyError:
+            return False
+    return True
 
 
 def _clear_up(cell: Cell, results: Path) -> None:

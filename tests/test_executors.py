@@ -163,6 +163,26 @@ def test_what_another_run_has_done_meanwhile_is_not_run_again(make_cell, shrink,
     assert (folder / "manifest.json").stat().st_ino == written
 
 
+def test_a_cell_is_not_over_while_the_run_that_made_it_can_die_before_it_has_cleared_up(
+    make_cell, shrink, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("fedbench.executors.POLL", 0.05)
+    cell = make_cell(shrink("heart", rounds=1))
+    *_, made = run_serially([cell], Options(tmp_path / "made"))
+    for run in (run_serially, partial(run_cells, jobs=1)):
+        folder, states = cell.folder(tmp_path / str(run)), []
+        with ExitStack() as stack:
+            stack.enter_context(locked(lock_of(cell, tmp_path / str(run))))
+            shutil.copytree(cell.folder(tmp_path / "made"), folder)
+            folder.with_name("seed-1.partial").mkdir()
+            for event in run([cell], Options(tmp_path / str(run))):
+                states.append(event.state)
+                if event.state == "waiting":
+                    stack.close()  # as it dies, its lock is free and its checkpoint stays
+        assert (states[-1], "waiting" in states, event.digest) == ("done", True, made.digest)
+        assert [path.name for path in folder.parent.iterdir()] == ["seed-1"]
+
+
 def test_when_the_time_is_up_nobody_is_waited_for(make_cell, shrink, tmp_path):
     cell = make_cell(shrink("heart", rounds=1))
     with locked(lock_of(cell, tmp_path)):
