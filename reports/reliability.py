@@ -49,7 +49,7 @@ def page(counts: Counter[str], failed: list[str], by: str, about: str) -> str:
     lines = [
         "# What was done to FedBench, and what it withstood",
         "",
-        f"Written by `{by}, {about}.",
+        f"Written by {by}, {about}.",
         "",
         "Killed, torn, full: after each the cell was run again, and its record had the digest of a run that nothing",
         "happened to. Tampered, hostile: each was refused by name, by the check that is meant for it, and nothing was",
@@ -96,7 +96,7 @@ def main() -> None:
     if chosen.read:
         found = [counted(ElementTree.parse(path).getroot()) for path in chosen.read]  # noqa: S314 - of one's own tests
         write(sum((counts for counts, _ in found), Counter()), [name for _, names in found for name in names],
-              "python reports/reliability.py --read` from what `make test` and `make test-long` counted")  # fmt: skip
+              "`python reports/reliability.py --read` from what `make test` and `make test-long` counted")  # fmt: skip
         return
     settings = {"FEDBENCH_KILLS": str(chosen.kills), "FEDBENCH_FUZZ_SECONDS": str(chosen.fuzz_seconds)}
     with tempfile.TemporaryDirectory(prefix="fedbench-reliability-") as scratch:
@@ -104,7 +104,9 @@ def main() -> None:
         command = [sys.executable, "-m", "pytest", "-q", "-n", "2", "-m", "reliability", f"--junitxml={xml}"]
         status = subprocess.run([*command, str(HERE.parent / "tests")], env={**os.environ, **settings}).returncode
         counts, failed = counted(ElementTree.parse(xml).getroot())  # noqa: S314 - pytest has just written it
-    write(counts, failed, f"python reports/reliability.py --kills {chosen.kills} --fuzz-seconds {chosen.fuzz_seconds}`")
+    write(
+        counts, failed, f"`python reports/reliability.py --kills {chosen.kills} --fuzz-seconds {chosen.fuzz_seconds}`"
+    )
     sys.exit(status)
 
 

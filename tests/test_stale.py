@@ -177,7 +177,7 @@ def test_the_harness_has_a_version_as_well(results, monkeypatch):
     assert verbs.status(CHOSEN, results)[0].reason == "made with version 1 of the harness, now 2"
 
 
-@pytest.mark.parametrize(("answer", "state"), [("", "done"), pytest.param("n", "stale", marks=pytest.mark.long)])
+@pytest.mark.parametrize(("answer", "state"), [("", "done"), ("n", "stale")])
 @pytest.mark.long
 def test_a_terminal_is_asked_once(results, tmp_path, answer, state):
     program = (
