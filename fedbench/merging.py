@@ -13,9 +13,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from fedbench.durable import write_atomic
 from fedbench.errors import RecordError, SpecError
-from fedbench.records import NewerSchemaError, Record, copy, read_failure, read_plan
+from fedbench.records import NewerSchemaError, Record, copy, read_failure, read_plan, write_plan
 from fedbench.schema import FAILURE, MANIFEST, Plan, PlannedCell
 from fedbench.submissions import decisions
 
@@ -106,7 +105,7 @@ def merge(folders: Sequence[Path], into: Path, *, leave_damaged: bool = False) -
             decisions.read(folder)
             shutil.copytree(folder / decisions.FOLDER, staging / decisions.FOLDER)
         for name, plan in plans.items():
-            write_atomic(staging / PLANS / f"{name}.json", plan.model_dump_json(indent=1) + "\n")
+            write_plan(staging / PLANS / f"{name}.json", plan)
         staging.chmod(0o755)
         staging.replace(into)
     except BaseException:

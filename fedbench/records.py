@@ -377,6 +377,11 @@ def read_plan(path: Path) -> Plan:
     return _parse(Plan, path)
 
 
+def write_plan(path: Path, plan: Plan) -> None:
+    """Leave what a suite asks for beside the records."""
+    write_atomic(path, plan.model_dump_json(indent=1) + "\n")
+
+
 def rewrite(record: Record, folder: Path) -> Record:
     """Write a record again elsewhere, with its arrays stored plain and without its weights; the digest is the same.
 

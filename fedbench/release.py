@@ -18,7 +18,7 @@ from pathlib import Path
 
 from fedbench.durable import replacing
 from fedbench.errors import RecordError
-from fedbench.records import Record, read_failure, read_plan, rewrite, write_failure
+from fedbench.records import Record, read_failure, read_plan, rewrite, write_failure, write_plan
 from fedbench.schema import FAILURE, MANIFEST, Plan
 
 NAME = "records.tar.xz"
@@ -65,8 +65,7 @@ def pack(results: Path, suite: str, path: Path) -> int:
 
 def _write(folder: Path, plan: Plan, path: Path) -> None:
     """Write a tar file in which what resembles each other stands together."""
-    (folder / "plans").mkdir()
-    (folder / "plans" / f"{plan.suite}.json").write_text(plan.model_dump_json(indent=1) + "\n", encoding="utf-8")
+    write_plan(folder / "plans" / f"{plan.suite}.json", plan)
     files = {file.relative_to(folder): file for file in folder.rglob("*") if file.is_file()}
     with replacing(path) as part, tarfile.open(part, "w:xz", preset=9) as archive:
         for name, file in sorted(files.items(), key=lambda item: (item[0].parts[0], item[0].parts[-2:], item[0])):

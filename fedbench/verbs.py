@@ -16,7 +16,7 @@ from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fedbench import durable, records, registry
+from fedbench import records, registry
 from fedbench.cell import Cell, Suite, Tuned, load_suite, suite_names
 from fedbench.errors import DataError, DataMissingError, FedBenchError, PluginError, SpecError, unknown
 from fedbench.executors import Event, Options, clear_up, run_cells, run_serially
@@ -1172,7 +1172,7 @@ def _write_plan(results: Path, suite: Suite, states: Sequence[CellState]) -> Non
         margin=suite.margin,
         cells=tuple(cells.values()),
     )
-    durable.write_atomic(path, plan.model_dump_json(indent=1) + "\n")
+    records.write_plan(path, plan)
 
 
 def _is_current(planned: PlannedCell, track: Track) -> bool:

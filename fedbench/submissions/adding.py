@@ -12,9 +12,8 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from fedbench.durable import write_atomic
 from fedbench.locks import locked
-from fedbench.records import copy, read_plan
+from fedbench.records import copy, read_plan, write_plan
 from fedbench.submissions import SubmissionError, decisions
 from fedbench.submissions.archive import PLANS
 from fedbench.submissions.checking import Check, Checked, examined
@@ -177,7 +176,7 @@ def _join(incoming: Incoming, board: Path, lines: Sequence[Decision]) -> tuple[D
     try:
         for place, record in incoming.records.items():
             copy(record, staging / place)
-        write_atomic(staging / "plan.json", joined.model_dump_json(indent=1) + "\n")
+        write_plan(staging / "plan.json", joined)
         for place in incoming.records:
             target = board / place
             if not target.exists():

@@ -15,9 +15,8 @@ from typing import Any
 from fedbench import registry
 from fedbench.cell import load_suite, suite_names
 from fedbench.characters import shown, unfit
-from fedbench.durable import write_atomic
 from fedbench.errors import FedBenchError
-from fedbench.records import read_plan
+from fedbench.records import read_plan, write_plan
 from fedbench.schema import MANIFEST, Plan, PlannedCell
 from fedbench.submissions import SubmissionError, confined, form
 from fedbench.submissions.archive import PLANS, RECORDS, Unpacked, unpack
@@ -184,7 +183,7 @@ class _Examination:
             return None
         self._check("name: it is none of FedBench's own", self._name)
         shutil.move(raw / RECORDS, folder)
-        _write_plan(folder, plan)
+        write_plan(folder / PLANS / f"{plan.suite}.json", plan)
         self._records(folder, plan)
         if any(check.findings for check in self.checks):
             return None
@@ -290,7 +289,7 @@ class _Examination:
                 if place.startswith(f"{task}/"):
                     shutil.copytree(board / place, part / place)
             cells = tuple(cell for cell in plan.cells if cell.task == task)
-            _write_plan(part, plan.model_copy(update={"cells": cells}))
+            write_plan(part / PLANS / f"{plan.suite}.json", plan.model_copy(update={"cells": cells}))
             report, failed = confined.verified(part)
             if failed:
                 self._add(f"records: those of {task}, verified in a process with limits", "", failed)
@@ -307,10 +306,6 @@ class _Examination:
             applicable = bool(passed or wrong or not reasons)
             evidence = f"{passed} of {len(findings)}" if applicable else shown(self._here(min(reasons)), 200)
             self._add(f"records: {shown(title)}", evidence, wrong, applicable)
-
-
-def _write_plan(folder: Path, plan: Plan) -> None:
-    write_atomic(folder / PLANS / f"{plan.suite}.json", plan.model_dump_json(indent=1) + "\n")
 
 
 def _told(finding: dict[str, str], here: Callable[[str], str]) -> Finding:
